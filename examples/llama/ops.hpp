@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "types.hpp"
 
@@ -15,26 +17,35 @@ inline constexpr int lanes = 32;
 template <class S>
 using Lanes = Eigen::Array<S, lanes, 1>;
 
-/// Up to `lanes` numbers from memory, the rest `fill`.
+/// Calls `f(i, count)` for the first element of every group of `lanes`; `count` is a constant for whole
+/// groups.
+template <class F>
+void in_lanes(Index n, F&& f) {
+  Index i = 0;
+  for (; i + lanes <= n; i += lanes) f(i, std::integral_constant<Index, lanes>{});
+  if (i < n) f(i, n - i);
+}
+
+/// `count` numbers from memory, the rest of the group `fill`.
 template <class S>
 Lanes<S> load(const S* x, Index count, S fill = 0) {
-  if (count >= lanes) return Eigen::Map<const Lanes<S>, Eigen::Unaligned>(x);
   Lanes<S> r = Lanes<S>::Constant(fill);
   std::copy_n(x, count, r.data());
   return r;
 }
 template <class S>
+Eigen::Map<const Lanes<S>> load(const S* x, std::integral_constant<Index, lanes>, S = 0) {
+  return Eigen::Map<const Lanes<S>>(x);
+}
+template <class S>
 void store(const Lanes<S>& r, S* x, Index count) {
-  if (count >= lanes)
-    Eigen::Map<Lanes<S>, Eigen::Unaligned>(x, lanes) = r;
-  else
-    std::copy_n(r.data(), count, x);
+  std::copy_n(r.data(), count, x);
 }
 
 template <class S>
 S dot(const S* a, const S* b, Index n) {
   Lanes<S> sum = Lanes<S>::Zero();
-  for (Index i = 0; i < n; i += lanes) sum += load(a + i, n - i) * load(b + i, n - i);
+  in_lanes(n, [&](Index i, auto count) { sum += load(a + i, count) * load(b + i, count); });
   return sum.sum();
 }
 
@@ -100,8 +111,9 @@ void rms_norm_backward(In<S> x, const S* w, const S* r, In<S> dy, In<S> residual
     const S *xt = row<S>(x, t), *dyt = row<S>(dy, t);
     S* dxt = row<S>(dx, t);
     Lanes<S> sum = Lanes<S>::Zero();
-    for (Index i = 0; i < d; i += lanes)
-      sum += load(xt + i, d - i) * load(dyt + i, d - i) * load(w + i, d - i);
+    in_lanes(d, [&](Index i, auto count) {
+      sum += load(xt + i, count) * load(dyt + i, count) * load(w + i, count);
+    });
     const S c = sum.sum() * r[t] * r[t] * r[t] / S(d);
     for (Index i = 0; i < d; ++i) dxt[i] = r[t] * (w[i] * dyt[i]) - c * xt[i];
     if (residual.data()) {
@@ -116,12 +128,12 @@ void rms_norm_backward(In<S> x, const S* w, const S* r, In<S> dy, In<S> residual
 /// sigma = 1 / (1 + exp(-x)) in place, y = x sigma.
 template <class S>
 void silu(S* x, S* y, Index n) {
-  for (Index i = 0; i < n; i += lanes) {
-    const Lanes<S> v = load(x + i, n - i);
+  in_lanes(n, [&](Index i, auto count) {
+    const Lanes<S> v = load(x + i, count);
     const Lanes<S> sigma = (S(1) + (-v).exp()).inverse();
-    store<S>(sigma, x + i, n - i);
-    store<S>(v * sigma, y + i, n - i);
-  }
+    store<S>(sigma, x + i, count);
+    store<S>(v * sigma, y + i, count);
+  });
 }
 
 /// Cosines and sines of the positions `[first, first + seq)`: rows of head_dim numbers, each pair (cos, sin).
@@ -153,15 +165,16 @@ void rotate(Out<S> x, const Matrix<S>& table, S direction) {
 /// x[0..n) becomes exp(scale (x - max)) / sum, x[n..width) zero. Returns log sum exp(scale x).
 template <class S>
 S softmax(S* x, Index n, Index width, S scale = 1) {
-  Lanes<S> most = Lanes<S>::Constant(x[0]);
-  for (Index i = 0; i < n; i += lanes) most = most.max(load(x + i, n - i, x[0]));
+  const Index whole = std::min(width, (n + lanes - 1) / lanes * lanes);  // whole groups are faster
+  std::fill(x + n, x + whole, std::numeric_limits<S>::lowest());
+  Lanes<S> most = Lanes<S>::Constant(x[0]), sum = Lanes<S>::Zero();
+  in_lanes(whole, [&](Index i, auto count) { most = most.max(load(x + i, count, x[0])); });
   const S top = most.maxCoeff();
-  Lanes<S> sum = Lanes<S>::Zero();
-  for (Index i = 0; i < n; i += lanes) {
-    const Lanes<S> e = ((load(x + i, n - i, top) - top) * scale).exp();
-    store<S>(e, x + i, n - i);
-    sum += load(x + i, n - i);
-  }
+  in_lanes(whole, [&](Index i, auto count) {
+    const Lanes<S> e = ((load(x + i, count, std::numeric_limits<S>::lowest()) - top) * scale).exp();
+    store<S>(e, x + i, count);
+    sum += e;
+  });
   const S total = sum.sum(), inverse = S(1) / total;
   for (Index i = 0; i < n; ++i) x[i] *= inverse;
   std::fill(x + n, x + width, S(0));

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/core/math.hpp>
+#include <moxie/core/parallel.hpp>
+#include <moxie/core/random.hpp>
+#include <moxie/core/routing.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace moxie::inline MOXIE_ABI {
+
+/// A tile of tokens on its way forward. An adapter hands it first to the router, which fills the routing's
+/// rows, then to the experts, which read them.
+template <Scalar S>
+struct ForwardTile {
+  std::span<const S> theta;  ///< of this part alone
+  In<S> x;                   ///< [tile, in] what this part reads
+  Out<S> y;                  ///< [tile, out] experts only: added to (LoRA) or written (IA3)
+  Out<S> h;                  ///< [tile, cached()] experts only: kept for backward
+  Routing<S>& routing;       ///< of the whole call
+  Index first;               ///< number of the tile's first token in the call
+  S* scratch;                ///< scratch(tile) scalars of this thread
+  const Run& run;
+};
+
+/// The same tile on its way back: first to the experts, which write the gradient of the gates, then to the
+/// router, which turns the gradient of the routing into that of its logits.
+template <Scalar S>
+struct BackwardTile {
+  std::span<const S> theta;
+  In<S> x;                     ///< as forward
+  In<S> dy;                    ///< [tile, out] experts only
+  Out<S> dx;                   ///< [tile, in] added to once; empty: not wanted
+  In<S> h;                     ///< what forward kept
+  Out<S> kept;                 ///< [tile, kept()] experts only: for the weight gradients
+  const Routing<S>& routing;   ///< of the whole call
+  Routing<S>& drouting;        ///< of the whole call, all parts present
+  Index first;
+  S* scratch;
+  const Run& run;
+};
+
+/// One block of columns of the weight gradients, over all tokens in ascending order.
+template <Scalar S>
+struct BackwardBlock {
+  Index block;               ///< of blocks()
+  In<S> x, dy;               ///< whole call
+  In<S> kept;                ///< [tokens, kept()] experts only
+  const Routing<S>& routing;
+  const Routing<S>& drouting;
+  std::span<S> dtheta;       ///< of this part alone; added to once
+  S* scratch;
+  const Run& run;
+};
+
+/// A shape with rules: it knows the tensors of its flat parameter vector but holds none.
+template <class P>
+concept Parametric = std::copyable<P> && requires(const P& part, std::span<typename P::Scalar> theta, std::uint64_t seed) {
+  { part.size() } -> std::convertible_to<Index>;
+  { part.fields() } -> std::same_as<std::vector<Field>>;
+  part.init(theta, seed);
+};
+
+/// A stack of experts that weighs its members by a routing; `multiplicative` banks scale an activation, the
+/// others add to an output. It knows no router.
+template <class B>
+concept ExpertBank = Parametric<B> && requires(const B& bank, Index tile, const ForwardTile<typename B::Scalar>& forward,
+                                               const BackwardTile<typename B::Scalar>& backward,
+                                               const BackwardBlock<typename B::Scalar>& block) {
+  { B::multiplicative } -> std::convertible_to<bool>;
+  { bank.experts() } -> std::convertible_to<Index>;
+  { bank.in() } -> std::convertible_to<Index>;
+  { bank.out() } -> std::convertible_to<Index>;
+  { bank.rows_per_token() } -> std::convertible_to<Index>;
+  { bank.cached() } -> std::convertible_to<Index>;
+  { bank.kept() } -> std::convertible_to<Index>;
+  { bank.blocks() } -> std::convertible_to<Index>;
+  { bank.scratch(tile) } -> std::convertible_to<Index>;
+  bank.forward_rows(forward);
+  bank.backward_rows(backward);
+  bank.backward_block(block);
+};
+
+/// Fills a routing from an input of its own; it knows no experts. `prepare` sizes the routing before the
+/// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing.
+template <class R>
+concept Router = Parametric<R> && requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,
+                                           const ForwardTile<typename R::Scalar>& forward,
+                                           const BackwardTile<typename R::Scalar>& backward,
+                                           const BackwardBlock<typename R::Scalar>& block) {
+  { router.experts() } -> std::convertible_to<Index>;
+  { router.in() } -> std::convertible_to<Index>;
+  { router.rows_per_token() } -> std::convertible_to<Index>;
+  { router.blocks() } -> std::convertible_to<Index>;
+  { router.scratch(n) } -> std::convertible_to<Index>;
+  router.prepare(routing, n, run);
+  router.route_rows(forward);
+  router.backward_rows(backward);
+  router.backward_block(block);
+};
+
+/// A loss of one pool of routings (the published ones pool projections or layers before they multiply).
+/// `backward` adds `weight` times its gradient to the routings' gradients.
+template <class L>
+concept BalanceLoss = requires(const L& loss, std::span<const Routing<float>* const> f, std::span<Routing<float>* const> df,
+                               std::span<const Routing<double>* const> g, std::span<Routing<double>* const> dg,
+                               const Batch& batch, double weight) {
+  { loss.value(f, batch) } -> std::convertible_to<double>;
+  { loss.value(g, batch) } -> std::convertible_to<double>;
+  loss.backward(f, batch, weight, df);
+  loss.backward(g, batch, weight, dg);
+};
+
+}  // namespace moxie::inline MOXIE_ABI

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/core/types.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace moxie::inline MOXIE_ABI {
+
+/// Stable reason of a refusal; `name(code)` is its spelling in messages.
+enum class Code {
+  shape_mismatch,  ///< sizes of arguments do not fit each other or the part
+  config_range,    ///< a setting lies outside its range
+  state_error,     ///< called in the wrong order, or with another call's cache
+  aliased,         ///< an output overlaps an input where it must not
+  null_pointer,    ///< a view of positive size without memory
+  bad_stride,      ///< rows closer together than they are long
+  not_mergeable,   ///< the update depends on the token, so no single matrix equals it
+  router_output,   ///< a routing made elsewhere is not a routing
+  non_finite,      ///< NaN or infinity where a number is needed
+  name_taken,      ///< a module of that name exists
+  unknown_name,    ///< no module of that name
+  too_large,       ///< a size would overflow
+  threads_failed,  ///< a team of threads could not be had
+};
+
+inline std::string_view name(Code code) {
+  constexpr std::string_view names[] = {"ShapeMismatch", "ConfigRange",  "StateError",   "Aliased",   "NullPointer",
+                                        "BadStride",     "NotMergeable", "RouterOutput", "NonFinite", "NameTaken",
+                                        "UnknownName",   "TooLarge",     "ThreadsFailed"};
+  return names[static_cast<std::size_t>(code)];
+}
+
+/// What every refused call throws; nothing has been changed when it is thrown.
+class Error : public std::runtime_error {
+ public:
+  Error(Code code, const std::string& text)
+      : std::runtime_error(std::string(name(code)) + ": " + text), code_(code) {}
+  Code code() const { return code_; }
+
+ private:
+  Code code_;
+};
+
+/// Called in place of `throw` where exceptions are switched off; must not return.
+using ErrorHandler = void (*)(Code code, const char* text);
+
+/// The replaceable handler. It prints and aborts unless the program sets its own before the first call.
+inline ErrorHandler& error_handler() {
+  static ErrorHandler handler = [](Code, const char* text) {
+    std::fprintf(stderr, "moxie: %s\n", text);
+    std::abort();
+  };
+  return handler;
+}
+
+/// Refuses: throws Error, or calls the handler where exceptions are off.
+[[noreturn]] inline void fail(Code code, const std::string& text) {
+#if defined(__cpp_exceptions)
+  throw Error(code, text);
+#else
+  error_handler()(code, (std::string(name(code)) + ": " + text).c_str());
+  std::abort();
+#endif
+}
+
+namespace detail {
+
+/// Shortest text of a number that names it; independent of the locale's separators for integers.
+template <class T>
+std::string text(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    char buffer[40];
+    std::snprintf(buffer, sizeof buffer, "%g", static_cast<double>(value));
+    return buffer;
+  } else {
+    return std::to_string(value);
+  }
+}
+inline std::string shape_text(Index rows, Index cols) { return "[" + text(rows) + ", " + text(cols) + "]"; }
+
+/// A view has memory, a sane stride, and the wanted shape; -1 accepts any size.
+template <class View>
+void expect_shape(std::string_view argument, const View& view, Index rows, Index cols) {
+  const bool fits = (rows < 0 || view.rows == rows) && (cols < 0 || view.cols == cols);
+  if (!fits || view.rows < 0 || view.cols < 0) {
+    const auto wanted = [](Index n) { return n < 0 ? std::string("any") : text(n); };
+    fail(Code::shape_mismatch, std::string(argument) + " is " + shape_text(view.rows, view.cols) + ", wanted [" +
+                                   wanted(rows) + ", " + wanted(cols) + "]");
+  }
+  if (view.empty()) return;
+  if (view.data == nullptr) fail(Code::null_pointer, std::string(argument) + " has a shape but no memory");
+  if (view.rows > 1 && view.stride < view.cols)
+    fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at least " +
+                               text(view.cols) + " (its columns)");
+}
+
+inline void expect_size(std::string_view argument, std::size_t got, Index wanted) {
+  if (got != static_cast<std::size_t>(wanted))
+    fail(Code::shape_mismatch, std::string(argument) + " has " + text(got) + " numbers, wanted " + text(wanted));
+}
+
+inline void expect_range(bool inside, std::string_view setting, double got, std::string_view wanted) {
+  if (!inside)
+    fail(Code::config_range, std::string(setting) + " is " + text(got) + ", wanted " + std::string(wanted));
+}
+
+/// True where the memory of two views overlaps.
+template <class A, class B>
+bool overlap(const A& a, const B& b) {
+  if (a.empty() || b.empty()) return false;
+  const auto begin = [](const auto& v) { return reinterpret_cast<std::uintptr_t>(v.data); };
+  const auto end = [](const auto& v) {
+    return reinterpret_cast<std::uintptr_t>(v.data + (v.rows - 1) * v.stride + v.cols);
+  };
+  return begin(a) < end(b) && begin(b) < end(a);
+}
+
+template <class A, class B>
+void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b) {
+  if (overlap(a, b))
+    fail(Code::aliased, std::string(a_name) + " overlaps " + std::string(b_name) + ", wanted memory of its own");
+}
+
+template <class S>
+In<S> as_view(std::span<S> v) {
+  return {v.data(), v.empty() ? 0 : 1, static_cast<Index>(v.size())};
+}
+
+}  // namespace detail
+}  // namespace moxie::inline MOXIE_ABI

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/core/run.hpp>
+
+#include <exception>
+#include <limits>
+
+#if defined(_OPENMP)
+#  include <omp.h>
+#endif
+
+namespace moxie::inline MOXIE_ABI {
+
+/// Calls f(block, thread) for every block in [0, blocks), on a team of `threads`; a block is always computed
+/// whole by one thread. The team's size never follows the number of blocks, because OpenMP runtimes allocate
+/// when a team changes size. An exception does not leave the team: the lowest block's is thrown again.
+template <class F>
+void for_blocks(Index blocks, int threads, F&& f) {
+#if defined(_OPENMP)
+  if (threads > 1) {
+#  if defined(__cpp_exceptions)
+    Index failed = std::numeric_limits<Index>::max();
+    std::exception_ptr error;
+#  endif
+#  pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (Index block = 0; block < blocks; ++block) {
+#  if defined(__cpp_exceptions)
+      try {
+        f(block, omp_get_thread_num());
+      } catch (...) {
+#    pragma omp critical(moxie_for_blocks)
+        if (block < failed) {
+          failed = block;
+          error = std::current_exception();
+        }
+      }
+#  else
+      f(block, omp_get_thread_num());
+#  endif
+    }
+#  if defined(__cpp_exceptions)
+    if (error) std::rethrow_exception(error);
+#  endif
+    return;
+  }
+#endif
+  static_cast<void>(threads);
+  for (Index block = 0; block < blocks; ++block) f(block, 0);
+}
+
+}  // namespace moxie::inline MOXIE_ABI

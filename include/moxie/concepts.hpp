@@ -32,13 +32,13 @@ struct ForwardTile {
 template <Scalar S>
 struct BackwardTile {
   std::span<const S> theta;
-  In<S> x;                     ///< as forward
-  In<S> dy;                    ///< [tile, out] experts only
-  Out<S> dx;                   ///< [tile, in] added to once; empty: not wanted
-  In<S> h;                     ///< what forward kept
-  Out<S> kept;                 ///< [tile, kept()] experts only: for the weight gradients
-  const Routing<S>& routing;   ///< of the whole call
-  Routing<S>& drouting;        ///< of the whole call, all parts present
+  In<S> x;                    ///< as forward
+  In<S> dy;                   ///< [tile, out] experts only
+  Out<S> dx;                  ///< [tile, in] added to once; empty: not wanted
+  In<S> h;                    ///< what forward kept
+  Out<S> kept;                ///< [tile, kept()] experts only: for the weight gradients
+  const Routing<S>& routing;  ///< of the whole call
+  Routing<S>& drouting;       ///< of the whole call, all parts present
   Index first;
   S* scratch;
   const Run& run;
@@ -47,19 +47,20 @@ struct BackwardTile {
 /// One block of columns of the weight gradients, over all tokens in ascending order.
 template <Scalar S>
 struct BackwardBlock {
-  Index block;               ///< of blocks()
-  In<S> x, dy;               ///< whole call
-  In<S> kept;                ///< [tokens, kept()] experts only
+  Index block;  ///< of blocks()
+  In<S> x, dy;  ///< whole call
+  In<S> kept;   ///< [tokens, kept()] experts only
   const Routing<S>& routing;
   const Routing<S>& drouting;
-  std::span<S> dtheta;       ///< of this part alone; added to once
+  std::span<S> dtheta;  ///< of this part alone; added to once
   S* scratch;
   const Run& run;
 };
 
 /// A shape with rules: it knows the tensors of its flat parameter vector but holds none.
 template <class P>
-concept Parametric = std::copyable<P> && requires(const P& part, std::span<typename P::Scalar> theta, std::uint64_t seed) {
+concept Parametric = std::copyable<P> &&
+    requires(const P& part, std::span<typename P::Scalar> theta, std::uint64_t seed) {
   { part.size() } -> std::convertible_to<Index>;
   { part.fields() } -> std::same_as<std::vector<Field>>;
   part.init(theta, seed);
@@ -68,9 +69,10 @@ concept Parametric = std::copyable<P> && requires(const P& part, std::span<typen
 /// A stack of experts that weighs its members by a routing; `multiplicative` banks scale an activation, the
 /// others add to an output. It knows no router.
 template <class B>
-concept ExpertBank = Parametric<B> && requires(const B& bank, Index tile, const ForwardTile<typename B::Scalar>& forward,
-                                               const BackwardTile<typename B::Scalar>& backward,
-                                               const BackwardBlock<typename B::Scalar>& block) {
+concept ExpertBank = Parametric<B> &&
+    requires(const B& bank, Index tile, const ForwardTile<typename B::Scalar>& forward,
+             const BackwardTile<typename B::Scalar>& backward,
+             const BackwardBlock<typename B::Scalar>& block) {
   { B::multiplicative } -> std::convertible_to<bool>;
   { bank.experts() } -> std::convertible_to<Index>;
   { bank.in() } -> std::convertible_to<Index>;
@@ -88,10 +90,10 @@ concept ExpertBank = Parametric<B> && requires(const B& bank, Index tile, const 
 /// Fills a routing from an input of its own; it knows no experts. `prepare` sizes the routing before the
 /// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing.
 template <class R>
-concept Router = Parametric<R> && requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,
-                                           const ForwardTile<typename R::Scalar>& forward,
-                                           const BackwardTile<typename R::Scalar>& backward,
-                                           const BackwardBlock<typename R::Scalar>& block) {
+concept Router = Parametric<R> &&
+    requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,
+             const ForwardTile<typename R::Scalar>& forward, const BackwardTile<typename R::Scalar>& backward,
+             const BackwardBlock<typename R::Scalar>& block) {
   { router.experts() } -> std::convertible_to<Index>;
   { router.in() } -> std::convertible_to<Index>;
   { router.rows_per_token() } -> std::convertible_to<Index>;
@@ -106,13 +108,10 @@ concept Router = Parametric<R> && requires(const R& router, Routing<typename R::
 /// A loss of one pool of routings (the published ones pool projections or layers before they multiply).
 /// `backward` adds `weight` times its gradient to the routings' gradients.
 template <class L>
-concept BalanceLoss = requires(const L& loss, std::span<const Routing<float>* const> f, std::span<Routing<float>* const> df,
-                               std::span<const Routing<double>* const> g, std::span<Routing<double>* const> dg,
-                               const Batch& batch, double weight) {
-  { loss.value(f, batch) } -> std::convertible_to<double>;
-  { loss.value(g, batch) } -> std::convertible_to<double>;
-  loss.backward(f, batch, weight, df);
-  loss.backward(g, batch, weight, dg);
+concept BalanceLoss = requires(const L& loss, std::span<const Routing<typename L::Scalar>* const> routings,
+                               std::span<Routing<typename L::Scalar>* const> gradients, const Batch& batch, double weight) {
+  { loss.value(routings, batch) } -> std::same_as<double>;
+  loss.backward(routings, batch, weight, gradients);
 };
 
 }  // namespace moxie::inline MOXIE_ABI

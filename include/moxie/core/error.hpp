@@ -32,9 +32,10 @@ enum class Code {
 };
 
 inline std::string_view name(Code code) {
-  constexpr std::string_view names[] = {"ShapeMismatch", "ConfigRange",  "StateError",   "Aliased",   "NullPointer",
-                                        "BadStride",     "NotMergeable", "RouterOutput", "NonFinite", "NameTaken",
-                                        "UnknownName",   "TooLarge",     "ThreadsFailed"};
+  constexpr std::string_view names[] = {"ShapeMismatch", "ConfigRange", "StateError",   "Aliased",
+                                        "NullPointer",   "BadStride",   "NotMergeable", "RouterOutput",
+                                        "NonFinite",     "NameTaken",   "UnknownName",  "TooLarge",
+                                        "ThreadsFailed"};
   return names[static_cast<std::size_t>(code)];
 }
 
@@ -92,8 +93,8 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
   const bool fits = (rows < 0 || view.rows == rows) && (cols < 0 || view.cols == cols);
   if (!fits || view.rows < 0 || view.cols < 0) {
     const auto wanted = [](Index n) { return n < 0 ? std::string("any") : text(n); };
-    fail(Code::shape_mismatch, std::string(argument) + " is " + shape_text(view.rows, view.cols) + ", wanted [" +
-                                   wanted(rows) + ", " + wanted(cols) + "]");
+    fail(Code::shape_mismatch, std::string(argument) + " is " + shape_text(view.rows, view.cols) +
+                                   ", wanted [" + wanted(rows) + ", " + wanted(cols) + "]");
   }
   if (view.empty()) return;
   if (view.data == nullptr) fail(Code::null_pointer, std::string(argument) + " has a shape but no memory");
@@ -104,7 +105,8 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
 
 inline void expect_size(std::string_view argument, std::size_t got, Index wanted) {
   if (got != static_cast<std::size_t>(wanted))
-    fail(Code::shape_mismatch, std::string(argument) + " has " + text(got) + " numbers, wanted " + text(wanted));
+    fail(Code::shape_mismatch,
+         std::string(argument) + " has " + text(got) + " numbers, wanted " + text(wanted));
 }
 
 inline void expect_range(bool inside, std::string_view setting, double got, std::string_view wanted) {
@@ -126,11 +128,12 @@ bool overlap(const A& a, const B& b) {
 template <class A, class B>
 void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b) {
   if (overlap(a, b))
-    fail(Code::aliased, std::string(a_name) + " overlaps " + std::string(b_name) + ", wanted memory of its own");
+    fail(Code::aliased,
+         std::string(a_name) + " overlaps " + std::string(b_name) + ", wanted memory of its own");
 }
 
 template <class S>
-In<S> as_view(std::span<S> v) {
+In<std::remove_const_t<S>> as_view(std::span<S> v) {
   return {v.data(), v.empty() ? 0 : 1, static_cast<Index>(v.size())};
 }
 

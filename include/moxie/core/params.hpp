@@ -12,8 +12,8 @@ namespace moxie::inline MOXIE_ABI {
 
 /// A named tensor of a part's flat parameter vector; fields lie one after another in the order of `fields()`.
 struct Field {
-  std::string name;
-  std::vector<Index> shape;
+  std::string name = {};
+  std::vector<Index> shape = {};
   bool trainable = true;
   bool decay = true;  ///< whether weight decay applies (IA3 vectors, routers and biases: no)
 

@@ -8,26 +8,27 @@
 
 namespace moxie::inline MOXIE_ABI {
 
-/// Which experts serve which token, and how strongly: all that experts, routers and losses know of each other.
-/// A row is a token, or a head of a token (token-major) where `rows_per_token` > 1. The gradient of a routing
-/// is a Routing too; there an empty buffer means zero, and `chosen` and `count` are unused.
+/// Which experts serve which token, and how strongly: all that experts, routers and losses know of each
+/// other. A row is a token, or a head of a token (token-major) where `rows_per_token` > 1. The gradient of a
+/// routing is a Routing too; there an empty buffer means zero, and `chosen` and `count` are unused.
 template <Scalar S>
 struct Routing {
   Index rows = 0, experts = 0, rows_per_token = 1;
-  Index max_chosen = 0;     ///< row length of `chosen`
-  Buffer<S> logits;         ///< [rows, experts] what the softmax sees, without noise
-  Buffer<S> probs;          ///< [rows, experts] softmax over all experts
-  Buffer<S> gates;          ///< [rows, experts] weights of the experts; exactly 0 where not chosen
-  Buffer<S> noisy;          ///< [rows, experts] logits with noise, in training of a noisy router; else empty
-  Buffer<S> noise_scale;    ///< [rows, experts] standard deviation of that noise; else empty
-  Buffer<int> chosen;       ///< [rows, max_chosen] experts in ascending order, `count` of them per row
-  Buffer<int> count;        ///< [rows]
+  Index max_chosen = 0;   ///< row length of `chosen`
+  Buffer<S> logits;       ///< [rows, experts] what the softmax sees, without noise
+  Buffer<S> probs;        ///< [rows, experts] softmax over all experts
+  Buffer<S> gates;        ///< [rows, experts] weights of the experts; exactly 0 where not chosen
+  Buffer<S> noisy;        ///< [rows, experts] logits with noise, in training of a noisy router; else empty
+  Buffer<S> noise_scale;  ///< [rows, experts] standard deviation of that noise; else empty
+  Buffer<int> chosen;     ///< [rows, max_chosen] experts in ascending order, `count` of them per row
+  Buffer<int> count;      ///< [rows]
 
   Index size() const { return rows * experts; }
   Index tokens() const { return rows / rows_per_token; }
 
   /// Sizes everything for a call; allocates only when larger than ever before.
-  void resize(Index tokens, Index experts_, Index rows_per_token_, Index max_chosen_, bool with_noise = false) {
+  void resize(Index tokens, Index experts_, Index rows_per_token_, Index max_chosen_,
+              bool with_noise = false) {
     rows = detail::checked_product("routing rows", tokens, rows_per_token_);
     experts = experts_;
     rows_per_token = rows_per_token_;
@@ -63,16 +64,17 @@ struct Routing {
 
   /// Chooses all experts in every row, as soft routing does.
   void choose_all(Index row) {
-    for (Index e = 0; e < experts; ++e) chosen[static_cast<std::size_t>(row * max_chosen + e)] = static_cast<int>(e);
+    for (Index e = 0; e < experts; ++e)
+      chosen[static_cast<std::size_t>(row * max_chosen + e)] = static_cast<int>(e);
     count[static_cast<std::size_t>(row)] = static_cast<int>(experts);
   }
 };
 
 /// What a balance loss needs to know of the batch beyond its routing.
 struct Batch {
-  std::vector<Index> samples;  ///< first token of each sample, and the number of tokens behind the last
-  std::vector<char> mask;      ///< per token: 1 counts, 0 is padding; empty: all count
-  std::vector<int> types;      ///< per sample: its group (LoRAMoE's task type); empty where no loss asks
+  std::vector<Index> samples = {};  ///< first token of each sample, and the number of tokens behind the last
+  std::vector<char> mask = {};      ///< per token: 1 counts, 0 is padding; empty: all count
+  std::vector<int> types = {};      ///< per sample: its group (LoRAMoE's task type); empty where no loss asks
 };
 
 }  // namespace moxie::inline MOXIE_ABI

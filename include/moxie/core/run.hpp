@@ -10,13 +10,13 @@ namespace moxie::inline MOXIE_ABI {
 /// What a call needs to know beyond its data. Randomness (dropout, jitter, noise) is a function of
 /// (seed, step, module, expert, first_token + token, feature) alone, so a batch may be split anywhere.
 struct Run {
-  bool training = false;    ///< dropout, jitter and noise are on
-  std::uint64_t seed = 0;   ///< of the whole training run
-  std::uint64_t step = 0;   ///< of the optimiser
-  Index first_token = 0;    ///< number of this call's first token within the step
-  int threads = 1;          ///< size of the team, at most `max_threads`; no output depends on it
-  std::uint64_t module = 0; ///< tells modules apart; an AdapterSet fills it in
-  double scale = 1;         ///< strength of the adapter: 0 is the base, 1 the adapter as trained
+  bool training = false;     ///< dropout, jitter and noise are on
+  std::uint64_t seed = 0;    ///< of the whole training run
+  std::uint64_t step = 0;    ///< of the optimiser
+  Index first_token = 0;     ///< number of this call's first token within the step
+  int threads = 1;           ///< size of the team, at most `max_threads`; no output depends on it
+  std::uint64_t module = 0;  ///< tells modules apart; an AdapterSet fills it in
+  double scale = 1;          ///< strength of the adapter: 0 is the base, 1 the adapter as trained
 
   static constexpr int max_threads = 4096;
 };

@@ -49,13 +49,16 @@ constexpr bool has_memory = (int(Eigen::internal::traits<D>::Flags) & Eigen::Dir
 
 template <class D, class S>
 constexpr void check_viewable() {
-  static_assert(has_memory<D>,
-                "moxie: a view needs an object with memory; evaluate the lazy expression into a Matrix first");
+  static_assert(
+      has_memory<D>,
+      "moxie: a view needs an object with memory; evaluate the lazy expression into a Matrix first");
   if constexpr (has_memory<D>) {
-    static_assert(std::is_same_v<typename D::Scalar, S>,
-                  "moxie: the scalar of the matrix differs from the scalar of the view (float against double?)");
-    static_assert(bool(D::IsRowMajor) || (int(D::ColsAtCompileTime) == 1 && int(D::RowsAtCompileTime) == 1),
-                  "moxie: a view needs row-major storage (moxie::Matrix); column-major would be copied in silence");
+    static_assert(
+        std::is_same_v<typename D::Scalar, S>,
+        "moxie: the scalar of the matrix differs from the scalar of the view (float against double?)");
+    static_assert(
+        bool(D::IsRowMajor) || (int(D::ColsAtCompileTime) == 1 && int(D::RowsAtCompileTime) == 1),
+        "moxie: a view needs row-major storage (moxie::Matrix); column-major would be copied in silence");
     static_assert(int(D::InnerStrideAtCompileTime) == 1,
                   "moxie: a view needs contiguous features (inner stride 1)");
   }
@@ -106,8 +109,7 @@ struct Out {
   }
   /// Temporaries that name memory (blocks and maps) may be written through.
   template <detail::DenseObject D>
-    requires(!std::is_base_of_v<Eigen::PlainObjectBase<D>, D>)
-  Out(D&& m) : Out(static_cast<D&>(m)) {}
+  requires(!std::is_base_of_v<Eigen::PlainObjectBase<D>, D>) Out(D&& m) : Out(static_cast<D&>(m)) {}
 
   S* row(Index t) const { return data + t * stride; }
   Out middle_rows(Index first, Index count) const { return {data + first * stride, count, cols, stride}; }

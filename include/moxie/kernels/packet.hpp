@@ -48,8 +48,8 @@ void store_part(S* p, const Packet<S>& v, Index n) {
   for (Index i = 0; i < n; ++i) p[i] = full[i];
 }
 
-/// M tokens times N rows: h[t, j] = <x[t], a[j]>. One accumulator per pair, features in steps of a packet, the
-/// tail filled with zeros, one horizontal sum.
+/// M tokens times N rows: h[t, j] = <x[t], a[j]>. One accumulator per pair, features in steps of a packet,
+/// the tail filled with zeros, one horizontal sum.
 template <int M, int N, Scalar S>
 void dot_block(const S* x, Index ldx, const S* a, Index lda, Index d, S* h, Index ldh) {
   using namespace Eigen::internal;
@@ -69,7 +69,8 @@ void dot_block(const S* x, Index ldx, const S* a, Index lda, Index d, S* h, Inde
   if (i < d) {
     for (int t = 0; t < M; ++t) {
       const Packet<S> token = load_part(x + t * ldx + i, d - i);
-      for (int j = 0; j < N; ++j) sum[t][j] = packet_madd<S>(token, load_part(a + j * lda + i, d - i), sum[t][j]);
+      for (int j = 0; j < N; ++j)
+        sum[t][j] = packet_madd<S>(token, load_part(a + j * lda + i, d - i), sum[t][j]);
     }
   }
   for (int t = 0; t < M; ++t)
@@ -85,8 +86,8 @@ void dot_tokens_block(const S* x, Index ldx, const S* a, Index lda, Index n, Ind
 
 /// R rows times P packets of out, over the whole depth; `cols` < packet_size only where P is 1.
 template <int R, int P, bool Part, Scalar S>
-void combine_block(Into into, const S* c, Index c_row, Index c_depth, Index depth, const S* m, Index ldm, S* out,
-                   Index ldo, Index cols) {
+void combine_block(Into into, const S* c, Index c_row, Index c_depth, Index depth, const S* m, Index ldm,
+                   S* out, Index ldo, Index cols) {
   using namespace Eigen::internal;
   constexpr Index step = packet_size<S>;
   const auto load = [&](const S* p) {
@@ -146,18 +147,21 @@ void dot(const S* x, Index ldx, Index tokens, const S* a, Index lda, Index n, In
     internal::dot_tokens_block<1, dot_rows_single>(x + t * ldx, ldx, a, lda, n, d, h + t * ldh, ldh);
 }
 
-/// Up product: out[r, i] = sum over k of c[r, k] m[k, i], k ascending, for c given by its two strides (so that
-/// a weight gradient, where k runs over tokens, is the same call) and m [depth, cols].
+/// Up product: out[r, i] = sum over k of c[r, k] m[k, i], k ascending, for c given by its two strides (so
+/// that a weight gradient, where k runs over tokens, is the same call) and m [depth, cols].
 template <Scalar S>
-void combine(Into into, const S* c, Index c_row, Index c_depth, Index rows, Index depth, const S* m, Index ldm,
-             Index cols, S* out, Index ldo) {
+void combine(Into into, const S* c, Index c_row, Index c_depth, Index rows, Index depth, const S* m,
+             Index ldm, Index cols, S* out, Index ldo) {
   Index r = 0;
   for (; r + combine_rows <= rows; r += combine_rows)
-    internal::combine_rows_block<combine_rows>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo, ldo);
+    internal::combine_rows_block<combine_rows>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols,
+                                               out + r * ldo, ldo);
   for (; r + 2 <= rows; r += 2)
-    internal::combine_rows_block<2>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo, ldo);
+    internal::combine_rows_block<2>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
+                                    ldo);
   if (r < rows)
-    internal::combine_rows_block<1>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo, ldo);
+    internal::combine_rows_block<1>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
+                                    ldo);
 }
 
 }  // namespace moxie::inline MOXIE_ABI::kernels

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/concepts.hpp>
+
+#include <optional>
+
+namespace moxie::inline MOXIE_ABI {
+
+/// What one module's forward leaves for its backward. The caller owns it; it may be used again for later
+/// calls and then allocates nothing for as many tokens or fewer.
+template <Scalar S>
+struct Cache {
+  Routing<S> routing;
+  Buffer<S> h;            ///< what the experts keep, [tokens, cached()]
+  Index tokens = -1;      ///< of the last forward; -1: none yet
+  Index in = 0, out = 0;  ///< of the adapter that filled it
+  bool in_place = false;  ///< y was written over x: no backward from here
+  Run run;                ///< of the last forward
+};
+
+/// Scratch of a call. One per group of threads; any number of modules may share it, one call at a time.
+template <Scalar S>
+struct Workspace {
+  Routing<S> drouting;  ///< after backward: the gradient of the routing (gates: of the chosen experts)
+  Buffer<S> kept;       ///< what the weight gradients need per token
+  Buffer<S> scratch;    ///< `stride` scalars per thread
+  Index stride = 0;
+
+  S* of_thread(int thread) { return scratch.data() + thread * stride; }
+
+  /// Space for `threads` times `scalars`, each on cache lines of its own.
+  void reserve(int threads, Index scalars) {
+    stride = (scalars + 31) / 16 * 16;
+    const auto all = static_cast<std::size_t>(detail::checked_product("workspace", stride, threads));
+    if (scratch.size() < all) scratch.resize(all);
+  }
+};
+
+/// A bank of experts under a router: the composition of the library. An immutable value without weights;
+/// theta is the experts' parameters followed by the router's. `forward` adds to y (LoRA) or writes y (IA3, y
+/// = x s). Outputs of a token depend on that token alone: not on the batch around it, its split, or the
+/// threads.
+template <ExpertBank Experts_, Router Router_>
+requires std::same_as<typename Experts_::Scalar, typename Router_::Scalar>
+class MoeAdapter {
+ public:
+  using Experts = Experts_;
+  using Router = Router_;
+  using Scalar = typename Experts::Scalar;
+  using S = Scalar;
+  static constexpr bool multiplicative = Experts::multiplicative;
+  static constexpr Index tile = 64;  ///< tokens that are routed and then served while they are in cache
+
+  /// Throws ConfigRange where the two disagree about experts or heads.
+  MoeAdapter(Experts experts, Router router) : experts_(std::move(experts)), router_(std::move(router)) {
+    const auto agree = [](std::string_view what, Index got, Index wanted) {
+      detail::expect_range(got == wanted, "the router's number of " + std::string(what),
+                           static_cast<double>(got), detail::text(wanted) + ", as many as the bank has");
+    };
+    agree("experts", router_.experts(), experts_.experts());
+    agree("rows per token", router_.rows_per_token(), experts_.rows_per_token());
+  }
+
+  const Experts& experts() const { return experts_; }
+  const Router& router() const { return router_; }
+  Index in() const { return experts_.in(); }
+  Index out() const { return experts_.out(); }
+  Index size() const { return experts_.size() + router_.size(); }
+  std::vector<Field> fields() const {
+    std::vector<Field> fields = experts_.fields();
+    for (Field& field : router_.fields()) fields.push_back(std::move(field));
+    return fields;
+  }
+  void init(std::span<S> theta, std::uint64_t seed) const {
+    detail::expect_size("theta", theta.size(), size());
+    experts_.init(theta.first(static_cast<std::size_t>(experts_.size())), seed);
+    router_.init(theta.subspan(static_cast<std::size_t>(experts_.size())), seed);
+  }
+
+  /// x [T, in], y [T, out]. `router_x` [T, router().in()]: what the router reads in place of x. For IA3 kinds
+  /// y may be x itself, for inference. Throws ShapeMismatch, Aliased, RouterOutput; y is then unchanged.
+  void forward(std::span<const S> theta, In<S> x, Out<S> y, Cache<S>& cache, Workspace<S>& workspace,
+               const Run& run = {}, In<S> router_x = {}) const {
+    detail::expect_run(run);
+    detail::expect_size("theta", theta.size(), size());
+    detail::expect_shape("x", x, -1, in());
+    detail::expect_shape("y", y, x.rows, out());
+    const bool in_place = multiplicative && y.data == x.data && y.stride == x.stride && !x.empty();
+    if (!in_place) detail::expect_apart("y", y, "x", x);
+    detail::expect_apart("y", y, "theta", detail::as_view(theta));
+    const In<S> seen = routed_by(x, router_x);
+    detail::expect_shape("router_x", seen, x.rows, router_.in() > 0 ? router_.in() : Index{-1});
+    if (!in_place || router_x.data != nullptr) detail::expect_apart("y", y, "router_x", router_x);
+
+    const auto [of_experts, of_router] = split(theta);
+    cache.tokens = -1;
+    router_.prepare(cache.routing, x.rows, run);
+    cache.h.resize(static_cast<std::size_t>(detail::checked_product("cache", x.rows, experts_.cached())));
+    workspace.reserve(run.threads, std::max(experts_.scratch(tile), router_.scratch(tile)));
+    const Out<S> h(cache.h.data(), x.rows, experts_.cached());
+    for_blocks((x.rows + tile - 1) / tile, run.threads,
+               [&, experts = of_experts, router = of_router](Index block, int thread) {
+                 const Index first = block * tile, rows = std::min(tile, x.rows - first);
+                 S* const scratch = workspace.of_thread(thread);
+                 router_.route_rows(
+                     {router, seen.middle_rows(first, rows), {}, {}, cache.routing, first, scratch, run});
+                 experts_.forward_rows({experts, x.middle_rows(first, rows), y.middle_rows(first, rows),
+                                        h.middle_rows(first, rows), cache.routing, first, scratch, run});
+               });
+    cache.tokens = x.rows;
+    cache.in = in();
+    cache.out = out();
+    cache.in_place = in_place;
+    cache.run = run;
+  }
+
+  /// Adds the gradients of `forward` to dx [T, in], drouter_x [T, router().in()] and dtheta; an empty one is
+  /// not wanted. `drouting` brings the gradients of losses of the routing. Without router_x the router's part
+  /// joins dx, after the experts'. Throws StateError where the cache is of another call, and ShapeMismatch,
+  /// Aliased.
+  void backward(std::span<const S> theta, In<S> x, In<S> dy, const Cache<S>& cache, Workspace<S>& workspace,
+                const Run& run, Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting = {},
+                In<S> router_x = {}, Out<S> drouter_x = {}) const {
+    check_backward(theta, x, dy, cache, run, dx, dtheta, drouting, router_x, drouter_x);
+    const In<S> seen = routed_by(x, router_x);
+    const Out<S> dseen = router_x.data == nullptr ? dx : drouter_x;
+    const auto [of_experts, of_router] = split(theta);
+    const Routing<S>& routing = cache.routing;
+    Routing<S>& gradient = workspace.drouting;
+    gradient.resize(routing.tokens(), routing.experts, routing.rows_per_token, 0, !routing.noisy.empty());
+    workspace.kept.resize(
+        static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.kept())));
+    workspace.reserve(run.threads, std::max(experts_.scratch(tile), router_.scratch(tile)));
+    const Out<S> kept(workspace.kept.data(), x.rows, experts_.kept());
+    const In<S> h(cache.h.data(), x.rows, experts_.cached());
+
+    for_blocks(
+        (x.rows + tile - 1) / tile, run.threads,
+        [&, experts = of_experts, router = of_router](Index block, int thread) {
+          const Index first = block * tile, rows = std::min(tile, x.rows - first);
+          S* const scratch = workspace.of_thread(thread);
+          copy_rows(drouting, gradient, first, rows);
+          experts_.backward_rows({experts, x.middle_rows(first, rows), dy.middle_rows(first, rows),
+                                  part(dx, first, rows), h.middle_rows(first, rows),
+                                  kept.middle_rows(first, rows), routing, gradient, first, scratch, run});
+          for_rows(first, rows, [&](std::size_t at) {
+            if (!drouting.gates.empty()) gradient.gates[at] += drouting.gates[at];
+          });
+          router_.backward_rows({router,
+                                 seen.middle_rows(first, rows),
+                                 {},
+                                 part(dseen, first, rows),
+                                 {},
+                                 {},
+                                 routing,
+                                 gradient,
+                                 first,
+                                 scratch,
+                                 run});
+        });
+    if (dtheta.empty()) return;
+    const auto experts_size = static_cast<std::size_t>(experts_.size());
+    for_blocks(experts_.blocks() + router_.blocks(), run.threads, [&](Index block, int thread) {
+      S* const scratch = workspace.of_thread(thread);
+      if (block < experts_.blocks())
+        experts_.backward_block(
+            {block, x, dy, kept, routing, gradient, dtheta.first(experts_size), scratch, run});
+      else
+        router_.backward_block({block - experts_.blocks(),
+                                seen,
+                                {},
+                                {},
+                                routing,
+                                gradient,
+                                dtheta.subspan(experts_size),
+                                scratch,
+                                run});
+    });
+  }
+
+ private:
+  std::pair<std::span<const S>, std::span<const S>> split(std::span<const S> theta) const {
+    const auto n = static_cast<std::size_t>(experts_.size());
+    return {theta.first(n), theta.subspan(n)};
+  }
+  static In<S> routed_by(In<S> x, In<S> router_x) { return router_x.data == nullptr ? x : router_x; }
+  static Out<S> part(Out<S> whole, Index first, Index rows) {
+    return whole.empty() ? Out<S>() : whole.middle_rows(first, rows);
+  }
+
+  /// f(position in a [rows, experts] buffer) over a tile's rows.
+  template <class F>
+  void for_rows(Index first, Index rows, F&& f) const {
+    const Index width = experts_.rows_per_token() * experts_.experts();
+    for (Index at = first * width; at < (first + rows) * width; ++at) f(static_cast<std::size_t>(at));
+  }
+  /// The losses' part of a tile, zero where absent; the gates' is added after the experts have written
+  /// theirs.
+  void copy_rows(const Routing<S>& from, Routing<S>& to, Index first, Index rows) const {
+    for (const auto which :
+         {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::noisy, &Routing<S>::noise_scale}) {
+      const Buffer<S>& source = from.*which;
+      Buffer<S>& target = to.*which;
+      if (target.empty()) continue;
+      for_rows(first, rows, [&](std::size_t at) { target[at] = source.empty() ? S(0) : source[at]; });
+    }
+  }
+
+  void check_backward(std::span<const S> theta, In<S> x, In<S> dy, const Cache<S>& cache, const Run& run,
+                      Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting, In<S> router_x,
+                      Out<S> drouter_x) const {
+    detail::expect_run(run);
+    const auto refuse = [](const std::string& what) { fail(Code::state_error, "backward " + what); };
+    if (cache.tokens < 0) refuse("before forward: the cache is empty");
+    if (cache.in != in() || cache.out != out() || cache.run.module != run.module ||
+        cache.h.size() != static_cast<std::size_t>(cache.tokens * experts_.cached()) ||
+        cache.routing.experts != experts_.experts())
+      refuse("with another module's cache");
+    if (cache.tokens != x.rows)
+      refuse("of " + detail::text(x.rows) + " tokens with the cache of " + detail::text(cache.tokens));
+    if (cache.in_place) refuse("after a forward that wrote y over x: keep x when training");
+    if (cache.run.training != run.training || cache.run.seed != run.seed || cache.run.step != run.step ||
+        cache.run.first_token != run.first_token || cache.run.scale != run.scale)
+      refuse(
+          "with another run than forward's (training, seed, step, first_token and scale must be the same)");
+    detail::expect_size("theta", theta.size(), size());
+    if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), size());
+    detail::expect_shape("x", x, -1, in());
+    detail::expect_shape("dy", dy, x.rows, out());
+    if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
+    const In<S> seen = routed_by(x, router_x);
+    detail::expect_shape("router_x", seen, x.rows, router_.in() > 0 ? router_.in() : Index{-1});
+    if (drouter_x.data != nullptr) detail::expect_shape("drouter_x", drouter_x, seen.rows, seen.cols);
+    for (const Buffer<S>* buffer :
+         {&drouting.logits, &drouting.probs, &drouting.gates, &drouting.noisy, &drouting.noise_scale})
+      if (!buffer->empty()) detail::expect_size("a part of drouting", buffer->size(), cache.routing.size());
+    detail::expect_apart("dx", dx, "x", x);
+    detail::expect_apart("dx", dx, "dy", dy);
+    detail::expect_apart("dx", dx, "router_x", router_x);
+    detail::expect_apart("dx", dx, "drouter_x", drouter_x);
+    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x);
+    detail::expect_apart("drouter_x", drouter_x, "x", x);
+    detail::expect_apart("drouter_x", drouter_x, "dy", dy);
+    const In<S> d = detail::as_view(dtheta);
+    detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
+    detail::expect_apart("dtheta", d, "x", x);
+    detail::expect_apart("dtheta", d, "dy", dy);
+    detail::expect_apart("dtheta", d, "dx", dx);
+    detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
+  }
+
+  Experts experts_;
+  Router router_;
+};
+
+/// A router by itself, on an input of its own (a sentence's mean so far, a task embedding): fills `routing`,
+/// which may then be handed to an adapter with a GivenRouter. x [T, router.in()].
+template <Router R>
+void route(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
+           Routing<typename R::Scalar>& routing, Workspace<typename R::Scalar>& workspace,
+           const Run& run = {}) {
+  detail::expect_run(run);
+  detail::expect_size("theta", theta.size(), router.size());
+  detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
+  constexpr Index tile = 64;
+  router.prepare(routing, x.rows, run);
+  workspace.reserve(run.threads, router.scratch(tile));
+  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
+    const Index first = block * tile;
+    router.route_rows({theta,
+                       x.middle_rows(first, std::min(tile, x.rows - first)),
+                       {},
+                       {},
+                       routing,
+                       first,
+                       workspace.of_thread(thread),
+                       run});
+  });
+}
+
+/// Backward of `route`: adds to dx and dtheta (empty: not wanted). `gradient` brings the gradient of the
+/// routing, for example an adapter's `workspace.drouting` copied after its backward; it is used up.
+template <Router R>
+void route_backward(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
+                    const Routing<typename R::Scalar>& routing, Routing<typename R::Scalar>& gradient,
+                    Workspace<typename R::Scalar>& workspace, const Run& run, Out<typename R::Scalar> dx,
+                    std::span<typename R::Scalar> dtheta) {
+  using S = typename R::Scalar;
+  detail::expect_run(run);
+  detail::expect_size("theta", theta.size(), router.size());
+  if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), router.size());
+  detail::expect_shape("x", x, routing.tokens(), router.in() > 0 ? router.in() : Index{-1});
+  if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, x.cols);
+  detail::expect_apart("dx", dx, "x", x);
+  if (gradient.rows != routing.rows || gradient.experts != routing.experts)
+    fail(Code::shape_mismatch, "the routing's gradient is " +
+                                   detail::shape_text(gradient.rows, gradient.experts) + ", wanted " +
+                                   detail::shape_text(routing.rows, routing.experts));
+  for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates}) gradient.part(which);
+  if (!routing.noisy.empty())
+    for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);
+  constexpr Index tile = 64;
+  workspace.reserve(run.threads, router.scratch(tile));
+  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
+    const Index first = block * tile, rows = std::min(tile, x.rows - first);
+    router.backward_rows({theta,
+                          x.middle_rows(first, rows),
+                          {},
+                          dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
+                          {},
+                          {},
+                          routing,
+                          gradient,
+                          first,
+                          workspace.of_thread(thread),
+                          run});
+  });
+  if (dtheta.empty()) return;
+  for_blocks(router.blocks(), run.threads, [&](Index block, int thread) {
+    router.backward_block({block, x, {}, {}, routing, gradient, dtheta, workspace.of_thread(thread), run});
+  });
+}
+
+}  // namespace moxie::inline MOXIE_ABI

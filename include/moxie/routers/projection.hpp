@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/concepts.hpp>
+#include <moxie/core/init.hpp>
+#include <moxie/kernels/packet.hpp>
+
+namespace moxie::inline MOXIE_ABI::detail {
+
+/// z = x G^T without bias, the linear map under the soft and the top-k router, with the Switch paper's jitter
+/// on its input (arXiv:2101.03961, section 2.2) and per-head rows (the released MoV code: one G of [E,
+/// d_head] for all heads). Rows of z are token-major: row t * heads + h.
+template <Scalar S>
+class RouterProjection {
+ public:
+  RouterProjection(Index in, Index experts, Index heads, double jitter)
+      : in_(in), experts_(experts), heads_(heads), jitter_(jitter) {
+    expect_range(in >= 1, "router in", static_cast<double>(in), "1 or more");
+    expect_range(experts >= 1, "router experts", static_cast<double>(experts), "1 or more");
+    expect_range(heads >= 1 && in % std::max<Index>(heads, 1) == 0, "router heads",
+                 static_cast<double>(heads), "a divisor of the input's " + text(in) + " features");
+    expect_range(jitter >= 0 && jitter < 1, "router jitter", jitter, "0 or more, below 1");
+    checked_product("router", in, experts);
+  }
+
+  static constexpr Index block_columns = 64;
+  static constexpr Index chunk = 64;  // tokens whose jittered input lies in scratch at a time
+
+  Index in() const { return in_; }
+  Index experts() const { return experts_; }
+  Index heads() const { return heads_; }
+  Index features() const { return in_ / heads_; }  // a row's length
+  Index size() const { return experts_ * features(); }
+  Index blocks() const { return (features() + block_columns - 1) / block_columns; }
+  Index scratch(Index tile) const {
+    return std::max(jitter_ > 0 ? tile * in_ : 0, (experts_ + chunk) * block_columns);
+  }
+
+  /// z rows of a tile, [tile * heads, E].
+  void forward(const S* g, In<S> x, Index first, S* z, S* scratch, const Run& run) const {
+    const Index d = features();
+    if (jittered(run)) {
+      jitter_rows(x, 0, in_, first, scratch, in_, run);
+      x = In<S>(scratch, x.rows, in_);
+    }
+    for (Index h = 0; h < heads_; ++h)
+      kernels::dot(x.data + h * d, x.stride, x.rows, g, d, experts_, d, z + h * experts_, heads_ * experts_);
+  }
+
+  /// dx += dz G, times the jitter.
+  void backward_input(const S* g, In<S> x, Index first, const S* dz, Out<S> dx, S* scratch,
+                      const Run& run) const {
+    if (dx.empty()) return;
+    const Index d = features();
+    const bool through_jitter = jittered(run);
+    for (Index h = 0; h < heads_; ++h)
+      kernels::combine(through_jitter ? kernels::Into::set : kernels::Into::add, dz + h * experts_,
+                       heads_ * experts_, 1, x.rows, experts_, g, d, d,
+                       (through_jitter ? scratch : dx.data) + h * d, through_jitter ? in_ : dx.stride);
+    if (!through_jitter) return;
+    for (Index t = 0; t < x.rows; ++t) {
+      const std::uint64_t stream = jitter_stream(first + t, run);
+      for (Index i = 0; i < in_; ++i)
+        dx.row(t)[i] = madd(factor(stream, i), scratch[t * in_ + i], dx.row(t)[i]);
+    }
+  }
+
+  /// dG[:, block] += sum over rows of dz x, one chain from 0: chunks of tokens ascending, heads inside a
+  /// chunk.
+  void backward_block(Index block, In<S> x, const S* dz, S* dg, S* scratch, const Run& run) const {
+    const Index d = features(), begin = block * block_columns, width = std::min(block_columns, d - begin);
+    if (heads_ == 1 && !jittered(run)) {
+      kernels::combine(kernels::Into::add, dz, 1, experts_, experts_, x.rows, x.data + begin, x.stride, width,
+                       dg + begin, d);
+      return;
+    }
+    S* const sum = scratch;
+    S* const moved = scratch + experts_ * block_columns;
+    std::fill_n(sum, experts_ * block_columns, S(0));
+    for (Index t = 0; t < x.rows; t += chunk) {
+      const In<S> part = x.middle_rows(t, std::min(chunk, x.rows - t));
+      for (Index h = 0; h < heads_; ++h) {
+        const Index column = h * d + begin;
+        if (jittered(run)) jitter_rows(part, column, width, t, moved, block_columns, run);
+        kernels::combine(kernels::Into::chain, dz + (t * heads_ + h) * experts_, 1, heads_ * experts_,
+                         experts_, part.rows, jittered(run) ? moved : part.data + column,
+                         jittered(run) ? block_columns : part.stride, width, sum, block_columns);
+      }
+    }
+    for (Index e = 0; e < experts_; ++e)
+      for (Index i = 0; i < width; ++i) dg[e * d + begin + i] += sum[e * block_columns + i];
+  }
+
+ private:
+  bool jittered(const Run& run) const { return jitter_ > 0 && run.training; }
+
+  static std::uint64_t jitter_stream(Index token, const Run& run) {
+    return random::key(random::Use::jitter,
+                       {run.seed, run.step, run.module, static_cast<std::uint64_t>(run.first_token + token)});
+  }
+  S factor(std::uint64_t stream, Index feature) const {
+    return static_cast<S>(1 +
+                          jitter_ * (2 * random::uniform(stream, static_cast<std::uint64_t>(feature)) - 1));
+  }
+  /// to[t, i] = x[t, column + i] times its jitter.
+  void jitter_rows(In<S> x, Index column, Index width, Index first, S* to, Index ldto, const Run& run) const {
+    for (Index t = 0; t < x.rows; ++t) {
+      const std::uint64_t stream = jitter_stream(first + t, run);
+      for (Index i = 0; i < width; ++i) to[t * ldto + i] = x.row(t)[column + i] * factor(stream, column + i);
+    }
+  }
+
+  Index in_, experts_, heads_;
+  double jitter_;
+};
+
+}  // namespace moxie::inline MOXIE_ABI::detail

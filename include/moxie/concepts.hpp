@@ -108,13 +108,11 @@ concept Router = Parametric<R> &&
 /// A loss of one pool of routings (the published ones pool projections or layers before they multiply).
 /// `backward` adds `weight` times its gradient to the routings' gradients.
 template <class L>
-concept BalanceLoss = requires(const L& loss, std::span<const Routing<float>* const> f,
-                               std::span<Routing<float>* const> df, std::span<const Routing<double>* const> g,
-                               std::span<Routing<double>* const> dg, const Batch& batch, double weight) {
-  { loss.value(f, batch) } -> std::convertible_to<double>;
-  { loss.value(g, batch) } -> std::convertible_to<double>;
-  loss.backward(f, batch, weight, df);
-  loss.backward(g, batch, weight, dg);
+concept BalanceLoss = requires(const L& loss, std::span<const Routing<typename L::Scalar>* const> routings,
+                               std::span<Routing<typename L::Scalar>* const> gradients, const Batch& batch,
+                               double weight) {
+  { loss.value(routings, batch) } -> std::same_as<double>;
+  loss.backward(routings, batch, weight, gradients);
 };
 
 }  // namespace moxie::inline MOXIE_ABI

@@ -5,6 +5,7 @@
 
 #include <moxie/experts/ia3.hpp>
 #include <moxie/experts/lora.hpp>
+#include <moxie/route.hpp>
 #include <moxie/routers/soft.hpp>
 #include <moxie/routers/top_k.hpp>
 #include <moxie/routers/uniform.hpp>
@@ -14,7 +15,7 @@
 namespace moxie::test {
 
 template <class S, class Adapter>
-class Erased final : public AnyAdapter<S> {
+class Erased final : public ErasedAdapter<S> {
  public:
   explicit Erased(Adapter adapter) : adapter_(std::move(adapter)) {}
   Index in() const override { return adapter_.in(); }
@@ -51,7 +52,7 @@ class Erased final : public AnyAdapter<S> {
 template <class Bank, class Router>
 auto erase(const Bank& bank, const Router& router) {
   using S = typename Bank::Scalar;
-  return std::shared_ptr<const AnyAdapter<S>>(
+  return std::shared_ptr<const ErasedAdapter<S>>(
       std::make_shared<Erased<S, MoeAdapter<Bank, Router>>>(MoeAdapter<Bank, Router>(bank, router)));
 }
 
@@ -189,8 +190,8 @@ std::vector<Case<S>> cases(const Sizes& n) {
   };
   const auto with_two_routers = [&](const std::string& name, const auto& bank) {
     add(name, bank, "soft", Soft({.in = bank.in(), .experts = E}));
-    add(name, bank, "top-2 renormalised", TopK({.in = bank.in(), .experts = E, .k = 2}));
-    add(name, bank, "top-3 masked", TopK({.in = bank.in(), .experts = E, .k = 3, .weights = masked}));
+    add(name, bank, "top-2 renormalised", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(2, E)}));
+    add(name, bank, "top-3 masked", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(3, E), .weights = masked}));
   };
   with_every_router("LoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3, .alpha = 2}), 1);
   with_every_router("LoRA with all options",

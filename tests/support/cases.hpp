@@ -17,9 +17,9 @@ namespace moxie::test {
 
 /// An adapter whose type is forgotten, so that a law compiles once for all of them.
 template <class S>
-class AnyAdapter {
+class ErasedAdapter {
  public:
-  virtual ~AnyAdapter() = default;
+  virtual ~ErasedAdapter() = default;
   virtual Index in() const = 0;
   virtual Index out() const = 0;
   virtual Index size() const = 0;
@@ -47,10 +47,10 @@ struct Case {
   std::string name, bank_name, router_name;
   naive::Bank bank;
   naive::Router router;
-  std::shared_ptr<const AnyAdapter<S>> adapter, dense, grouped;
-  std::shared_ptr<const AnyAdapter<S>> under_given;  ///< the same bank under a GivenRouter
+  std::shared_ptr<const ErasedAdapter<S>> adapter, dense, grouped;
+  std::shared_ptr<const ErasedAdapter<S>> under_given;  ///< the same bank under a GivenRouter
   /// The adapter whose expert e is this one's expert order[e].
-  std::function<std::shared_ptr<const AnyAdapter<S>>(const std::vector<Index>& order)> permuted;
+  std::function<std::shared_ptr<const ErasedAdapter<S>>(const std::vector<Index>& order)> permuted;
 
   bool given() const { return router.kind == naive::Router::Kind::given; }
   bool routes_by_weights() const { return router.size() > 0; }
@@ -167,7 +167,7 @@ inline std::vector<Index> range(Index first, Index count) {
 
 /// Forward into `cache`, and y.
 template <class S>
-Matrix<S> run_forward(const Case<S>& c, const AnyAdapter<S>& adapter, const Inputs<S>& in, const Run& run,
+Matrix<S> run_forward(const Case<S>& c, const ErasedAdapter<S>& adapter, const Inputs<S>& in, const Run& run,
                       Cache<S>& cache, Workspace<S>& workspace) {
   Matrix<S> y = in.y;
   if (in.gates.size() > 0 || c.given()) give_gates<S>(cache.routing, in.gates, c.router.heads);
@@ -178,7 +178,7 @@ Matrix<S> run_forward(const Case<S>& c, const AnyAdapter<S>& adapter, const Inpu
 
 /// Forward and backward from zero gradients.
 template <class S>
-Outputs<S> evaluate(const Case<S>& c, const AnyAdapter<S>& adapter, const Inputs<S>& in, const Run& run = {}) {
+Outputs<S> evaluate(const Case<S>& c, const ErasedAdapter<S>& adapter, const Inputs<S>& in, const Run& run = {}) {
   Outputs<S> out;
   Cache<S> cache;
   Workspace<S> workspace;

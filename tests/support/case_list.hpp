@@ -151,6 +151,10 @@ std::vector<Case<S>> cases(const Sizes& n) {
     values.resize(naive::at(E), values.back());
     return values;
   };
+  const auto times = [&](std::vector<Index> ranks) {
+    for (Index& rank : ranks) rank *= n.ranks;
+    return ranks;
+  };
   std::vector<Case<S>> list;
   const auto add = [&](const std::string& bank_name, const auto& bank, const std::string& router_name,
                        const auto& router) {
@@ -193,23 +197,23 @@ std::vector<Case<S>> cases(const Sizes& n) {
     add(name, bank, "top-2 renormalised", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(2, E)}));
     add(name, bank, "top-3 masked", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(3, E), .weights = masked}));
   };
-  with_every_router("LoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3, .alpha = 2}), 1);
+  with_every_router("LoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2}), 1);
   with_every_router("LoRA with all options",
-                    Lora({.in = n.in, .out = n.out, .experts = E, .ranks = per_expert(std::vector<Index>{1, 4, 2, 3}), .alpha = 3,
+                    Lora({.in = n.in, .out = n.out, .experts = E, .ranks = times(per_expert(std::vector<Index>{1, 4, 2, 3})), .alpha = 3,
                           .scaling = LoraScaling::alpha_over_sqrt_rank, .bias = true, .dropout = 0.25,
                           .mask = DropoutMask::per_expert}),
                     1);
-  with_two_routers("LoRA ranks", Lora({.in = n.in, .out = n.out, .experts = E, .ranks = per_expert(std::vector<Index>{2, 1, 5, 3})}));
-  with_two_routers("LoRA bias", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2, .alpha = 3,
+  with_two_routers("LoRA ranks", Lora({.in = n.in, .out = n.out, .experts = E, .ranks = times(per_expert(std::vector<Index>{2, 1, 4, 3}))}));
+  with_two_routers("LoRA bias", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 3,
                                       .bias = true}));
-  with_two_routers("LoRA dropout", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2, .alpha = 4,
+  with_two_routers("LoRA dropout", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 4,
                                          .dropout = 0.3}));
-  with_two_routers("LoRA dropout per expert", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2,
+  with_two_routers("LoRA dropout per expert", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks,
                                                     .alpha = 4, .dropout = 0.3,
                                                     .mask = DropoutMask::per_expert}));
-  with_two_routers("rsLoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3, .alpha = 2,
+  with_two_routers("rsLoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2,
                                    .scaling = LoraScaling::alpha_over_sqrt_rank}));
-  with_two_routers("LoRA fixed scales", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2,
+  with_two_routers("LoRA fixed scales", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks,
                                               .scaling = LoraScaling::fixed, .scales = per_expert(std::vector<double>{0.5, -1, 2, 0.7})}));
   with_every_router("IA3", Ia3({.features = n.head * n.heads, .experts = E}), 1);
   with_every_router("IA3 per head", Ia3({.features = n.head * n.heads, .heads = n.heads, .experts = E}),

@@ -65,6 +65,7 @@ struct Case {
 struct Sizes {
   Index in = 10, out = 7, head = 4, heads = 3;  ///< IA3: heads * head features
   Index experts = 4;                            ///< at most; what needs more is cut to fit
+  Index ranks = 1;                              ///< factor of every LoRA's rank
 };
 
 /// The list of laws' cases: support/case_list.hpp.

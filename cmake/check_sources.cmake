@@ -18,7 +18,7 @@ set(floors
     "experts/.* routers/.* losses/.* optim/.*"
     "adapter"
     "linear allocation presets"
-    "adapter_set"
+    "adapter_set plot/canvas"
     "analysis tensor plot/.* io/safetensors"
     "io/.* moxie")
 # Leaves: headers that the umbrella leaves out, because they bring more than the core needs.

@@ -14,10 +14,10 @@ set(floors
     "core/params core/math"
     "core/routing core/init kernels/packet"
     "kernels/pack concepts"
-    "experts/dropout experts/path routers/projection losses/pool"
+    "experts/dropout experts/path routers/projection losses/pool optim/step"
     "experts/.* routers/.* losses/.* optim/.*"
     "adapter"
-    "linear allocation presets"
+    "linear allocation presets route"
     "adapter_set plot/canvas"
     "analysis tensor plot/.* io/safetensors"
     "io/.* moxie")

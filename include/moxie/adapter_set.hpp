@@ -24,6 +24,7 @@ class AdapterSet {
     Index offset = 0;  ///< of its parameters in theta
     bool enabled = true;
     double scale = 1;
+    double learning_rate_factor = 1;
 
     Index size() const {
       return std::visit([](const auto& a) { return a.size(); }, adapter);
@@ -81,6 +82,7 @@ class AdapterSet {
       for (ParameterGroup& group : parameter_groups(fields)) {
         group.name = entry.name + "." + group.name;
         group.offset += entry.offset;
+        group.learning_rate_factor = entry.learning_rate_factor;
         groups.push_back(std::move(group));
       }
     }
@@ -93,6 +95,14 @@ class AdapterSet {
   void set_scale(Module module, double scale) {
     detail::expect_range(std::isfinite(scale), "module scale", scale, "a finite number");
     at(module).scale = scale;
+  }
+
+  /// For the groups made from now on: a module's steps are this much longer. Throws ConfigRange where it is
+  /// negative or not finite.
+  void set_learning_rate_factor(Module module, double factor) {
+    detail::expect_range(factor >= 0 && std::isfinite(factor), "learning-rate factor", factor,
+                         "a finite number, 0 or more");
+    at(module).learning_rate_factor = factor;
   }
 
   /// As MoeAdapter::forward, on the module's slice of theta.

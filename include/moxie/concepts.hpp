@@ -109,7 +109,8 @@ concept Router = Parametric<R> &&
 /// `backward` adds `weight` times its gradient to the routings' gradients.
 template <class L>
 concept BalanceLoss = requires(const L& loss, std::span<const Routing<typename L::Scalar>* const> routings,
-                               std::span<Routing<typename L::Scalar>* const> gradients, const Batch& batch, double weight) {
+                               std::span<Routing<typename L::Scalar>* const> gradients, const Batch& batch,
+                               double weight) {
   { loss.value(routings, batch) } -> std::same_as<double>;
   loss.backward(routings, batch, weight, gradients);
 };

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+# cmake -DROOT=<project> -P check_sources.cmake: the include floors and the other rules that a compiler does not see.
+cmake_minimum_required(VERSION 3.22)
+get_filename_component(ROOT ${ROOT} ABSOLUTE)
+
+# A header includes only headers of lower floors: nothing upwards, nothing sideways, so no cycles. Lowest first;
+# names are regular expressions of paths under include/moxie without ".hpp", the first floor that matches counts.
+set(floors
+    "core/version"
+    "core/types"
+    "core/error"
+    "core/run"
+    "core/parallel core/random"
+    "core/params core/math"
+    "core/routing core/init kernels/packet"
+    "kernels/pack concepts"
+    "experts/dropout experts/path routers/projection losses/pool"
+    "experts/.* routers/.* losses/.* optim/.*"
+    "adapter"
+    "linear allocation presets"
+    "adapter_set plot/canvas"
+    "analysis tensor plot/.* io/safetensors"
+    "io/.* moxie")
+# Leaves: headers that the umbrella leaves out, because they bring more than the core needs.
+set(leaves "^(tensor|plot/.*|io/.*|moxie)$")
+
+set(faults 0)
+function(fault text)
+  message("${text}")
+  math(EXPR faults "${faults} + 1")
+  set(faults ${faults} PARENT_SCOPE)
+endfunction()
+
+function(floor_of header result)
+  set(level 0)
+  foreach(floor IN LISTS floors)
+    string(REPLACE " " "|" names "${floor}")
+    if(header MATCHES "^(${names})$")
+      set(${result} ${level} PARENT_SCOPE)
+      return()
+    endif()
+    math(EXPR level "${level} + 1")
+  endforeach()
+  set(${result} -1 PARENT_SCOPE)
+endfunction()
+
+# What a pattern may not match in code (comments, texts and characters are blanked), but in files that `where` names.
+function(ban pattern where why)
+  if(NOT header MATCHES "${where}" AND code MATCHES "${pattern}")
+    fault("${file}: \"${CMAKE_MATCH_0}\": ${why}")
+    set(faults ${faults} PARENT_SCOPE)
+  endif()
+endfunction()
+
+set(nowhere "^$")
+set(before "(^|[^A-Za-z0-9_])")
+set(included)
+file(GLOB_RECURSE headers RELATIVE ${ROOT}/include/moxie ${ROOT}/include/moxie/*.hpp)
+foreach(file IN LISTS headers)
+  file(READ ${ROOT}/include/moxie/${file} text)
+  string(REGEX REPLACE "\\.hpp$" "" header ${file})
+  string(REGEX REPLACE "'\\\\?.'" "''" code "${text}")
+  string(REGEX REPLACE "\"[^\"\n]*\"" "\"\"" code "${code}")
+  string(REGEX REPLACE "//[^\n]*" "" code "${code}")
+
+  floor_of(${header} floor)
+  if(floor EQUAL -1)
+    fault("${file}: has no floor; give it one in cmake/check_sources.cmake")
+  endif()
+  string(REGEX MATCHALL "# *include <moxie/[^>]*\\.hpp>" includes "${code}")
+  foreach(include IN LISTS includes)
+    string(REGEX REPLACE ".*<moxie/(.*)\\.hpp>" "\\1" include ${include})
+    list(APPEND included ${include})
+    floor_of(${include} below)
+    if(NOT below LESS floor)
+      fault("${file}: includes <moxie/${include}.hpp>, which is not on a lower floor")
+    endif()
+    if(header STREQUAL "moxie" AND include MATCHES "${leaves}")
+      fault("${file}: the umbrella includes the leaf <moxie/${include}.hpp>")
+    endif()
+  endforeach()
+
+  string(REGEX MATCHALL "\n" lines "${text}")
+  list(LENGTH lines lines)
+  if(lines GREATER 300)
+    fault("${file}: ${lines} lines, at most 300")
+  endif()
+  if(NOT text MATCHES "#pragma once")
+    fault("${file}: no #pragma once")
+  endif()
+  if(header STREQUAL "moxie" AND code MATCHES "\n[^#\n]")
+    fault("${file}: the umbrella only includes")
+  endif()
+
+  ban("# *include \"" ${nowhere} "own headers are included as <moxie/...>")
+  ban("#[ ]*pragma omp|omp_[a-z_]+" "^core/parallel$" "OpenMP only in core/parallel.hpp")
+  ban("reduction *\\(|omp atomic" ${nowhere} "no sum may depend on the number of threads")
+  ban("Eigen::internal" "^(kernels/|core/types$)" "packet primitives only in kernels/")
+  ban("${before}assert *\\(" ${nowhere} "input is refused by fail(), inner invariants are eigen_assert")
+  ban("${before}s?rand *\\(|setRandom|::Random *\\(|random_device" ${nowhere} "randomness only through an argument")
+  ban("std::(cout|cerr|clog)|[^a-z_]printf *\\(" ${nowhere} "a library does not print")
+  ban("(atof|strtod|strtof|sscanf|std::stod|std::stof) *\\(" ${nowhere} "reads numbers by the locale")
+  ban("${before}virtual " ${nowhere} "static inside")
+  ban("${before}new +[A-Za-z_:]" ${nowhere} "no owning raw pointers")
+  ban("\nusing namespace" ${nowhere} "not in a header")
+  ban("TODO|FIXME" ${nowhere} "finish it")
+endforeach()
+
+if(EXISTS ${ROOT}/include/moxie/moxie.hpp)
+  foreach(file IN LISTS headers)
+    string(REGEX REPLACE "\\.hpp$" "" header ${file})
+    if(NOT header MATCHES "${leaves}" AND NOT header IN_LIST included)
+      fault("${file}: nobody includes it; the umbrella should")
+    endif()
+  endforeach()
+endif()
+
+foreach(folder include tests bench examples)
+  file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/${folder}/*.hpp ${ROOT}/${folder}/*.cpp)
+  foreach(file IN LISTS files)
+    file(STRINGS ${ROOT}/${file} licence REGEX "^// SPDX-License-Identifier: MIT$" LIMIT_COUNT 1)
+    if(NOT licence)
+      fault("${file}: no SPDX line")
+    endif()
+  endforeach()
+endforeach()
+
+list(LENGTH headers count)
+if(count EQUAL 0)
+  fault("no headers under ${ROOT}/include/moxie")
+endif()
+if(faults GREATER 0)
+  message(FATAL_ERROR "${faults} faults in ${count} headers")
+endif()
+message("${count} headers keep the rules")

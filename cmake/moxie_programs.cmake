@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+# What our own tests, examples and benchmarks have in common. Nothing of it reaches users of moxie::moxie.
+
+add_library(moxie_own INTERFACE)
+# Eigen's threads inside ours would make sums depend on the number of threads.
+target_compile_definitions(moxie_own INTERFACE EIGEN_DONT_PARALLELIZE)
+if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  target_compile_options(moxie_own INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+                                             $<$<BOOL:${MOXIE_WERROR}>:-Werror>)
+endif()
+if(MOXIE_NATIVE)
+  target_compile_options(moxie_own INTERFACE -march=native)
+  # GCC 12's own AVX-512 header initialises variables by themselves (GCC bug 105593).
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    target_compile_options(moxie_own INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
+endif()
+if(MOXIE_SANITIZE)
+  target_compile_options(moxie_own INTERFACE -fsanitize=${MOXIE_SANITIZE} -fno-sanitize-recover=all
+                                             -fno-omit-frame-pointer)
+  target_link_options(moxie_own INTERFACE -fsanitize=${MOXIE_SANITIZE})
+endif()
+
+# moxie_add_program(name SOURCES file... [LIBRARIES target...] [NO_OPENMP])
+# NO_OPENMP compiles against the same headers as a program that has never heard of OpenMP.
+function(moxie_add_program name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "NO_OPENMP" "" "SOURCES;LIBRARIES")
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE moxie_own ${arg_LIBRARIES})
+  if(arg_NO_OPENMP)
+    target_include_directories(${name} PRIVATE $<TARGET_PROPERTY:moxie,INTERFACE_INCLUDE_DIRECTORIES>)
+    target_compile_features(${name} PRIVATE cxx_std_20)
+    target_link_libraries(${name} PRIVATE Eigen3::Eigen)
+  else()
+    target_link_libraries(${name} PRIVATE moxie::moxie)
+  endif()
+endfunction()

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/adapter_set.hpp>
+
+#include <Eigen/QR>
+
+#include <cstdio>
+
+namespace moxie::inline MOXIE_ABI {
+
+/// Trainable and other parameters of a model with its adapters.
+struct ParameterCount {
+  Index trainable = 0;
+  Index all = 0;  ///< base and adapters together
+
+  double percent() const {
+    return all > 0 ? 100 * static_cast<double>(trainable) / static_cast<double>(all) : 0;
+  }
+};
+
+/// Counts a set on a base of `base_parameters` frozen weights.
+template <Scalar S>
+ParameterCount count_parameters(const AdapterSet<S>& set, Index base_parameters) {
+  ParameterCount count{0, base_parameters + set.size()};
+  for (const ParameterGroup& group : set.groups())
+    if (group.trainable) count.trainable += group.size;
+  return count;
+}
+
+/// PEFT's line: `trainable params: 282,624 || all params: 1,229,863,936 || trainable%: 0.0230`.
+inline std::string parameter_line(const ParameterCount& count) {
+  const auto grouped = [](Index n) {
+    std::string digits = detail::text(n);
+    for (Index at = std::ssize(digits) - 3; at > 0; at -= 3) digits.insert(static_cast<std::size_t>(at), ",");
+    return digits;
+  };
+  // Fixed point by hand: printf would follow the locale's decimal separator.
+  const auto scaled = static_cast<Index>(std::llround(count.percent() * 1e4));
+  std::string decimals = detail::text(scaled % 10000);
+  decimals.insert(0, 4 - decimals.size(), '0');
+  return "trainable params: " + grouped(count.trainable) + " || all params: " + grouped(count.all) +
+         " || trainable%: " + detail::text(scaled / 10000) + "." + decimals;
+}
+
+/// Whether an expert's update counts with its scale.
+enum class UpdateScale { scaled, unscaled };
+
+/// D[i, j] = Frobenius norm of the difference of the updates of experts i and j of a LoRA bank, s_i B_i A_i
+/// less s_j B_j A_j, in double. No d x d matrix is formed: with the stacked B = Q_b R_b and A = Q_a R_a it is
+/// the norm of R_b,i R_a,i^T - R_b,j R_a,j^T, which stays accurate when experts nearly agree (traces of Gram
+/// matrices cancel). arXiv:2402.08562, section 4.4; whether the paper scales the updates is not known.
+template <Scalar S>
+Matrix<double> expert_differences(const LoraBank<S>& bank, std::span<const S> theta,
+                                  UpdateScale scale = UpdateScale::scaled) {
+  using Dense = Eigen::MatrixXd;
+  if (theta.size() < static_cast<std::size_t>(bank.total_rank() * (bank.in() + bank.out())))
+    detail::expect_size("theta", theta.size(), bank.size());
+  const Index ranks = bank.total_rank();
+  const auto factor = [&](const S* rows, Index d) {
+    Dense stacked(d, ranks);
+    for (Index j = 0; j < ranks; ++j)
+      for (Index i = 0; i < d; ++i) stacked(i, j) = static_cast<double>(rows[j * d + i]);
+    const Eigen::HouseholderQR<Dense> qr(stacked);
+    return Dense(qr.matrixQR().topRows(std::min(d, ranks)).template triangularView<Eigen::Upper>());
+  };
+  const Dense ra = factor(theta.data(), bank.in()), rb = factor(theta.data() + ranks * bank.in(), bank.out());
+  std::vector<Dense> update;
+  for (Index e = 0; e < bank.experts(); ++e) {
+    const double s = scale == UpdateScale::scaled ? static_cast<double>(bank.scale(e)) : 1.0;
+    update.push_back(s * rb.middleCols(bank.begin(e), bank.rank(e)) *
+                     ra.middleCols(bank.begin(e), bank.rank(e)).transpose());
+  }
+  Matrix<double> difference = Matrix<double>::Zero(bank.experts(), bank.experts());
+  for (std::size_t i = 0; i < update.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j) {
+      const double norm = (update[i] - update[j]).norm();
+      difference(static_cast<Index>(i), static_cast<Index>(j)) = norm;
+      difference(static_cast<Index>(j), static_cast<Index>(i)) = norm;
+    }
+  return difference;
+}
+
+/// Mean over the pairs of experts: MoLA's figure, one number per module. 0 for a single expert.
+inline double mean_difference(const Matrix<double>& differences) {
+  const Index n = differences.rows();
+  double sum = 0;
+  for (Index i = 0; i < n; ++i)
+    for (Index j = 0; j < i; ++j) sum += differences(i, j);
+  return n > 1 ? sum / (static_cast<double>(n) * static_cast<double>(n - 1) / 2) : 0;
+}
+
+/// How a module routes the tokens of each task. One object per module; `add` it every batch.
+class RoutingStatistics {
+ public:
+  /// Throws ConfigRange.
+  RoutingStatistics(Index tasks, Index experts) : tasks_(tasks), experts_(experts) {
+    detail::expect_range(tasks >= 1, "tasks", static_cast<double>(tasks), "1 or more");
+    detail::expect_range(experts >= 1, "experts", static_cast<double>(experts), "1 or more");
+    const auto n = static_cast<std::size_t>(detail::checked_product("routing statistics", tasks, experts));
+    probability_.resize(n);
+    selected_.resize(n);
+    entropy_.resize(static_cast<std::size_t>(tasks));
+    rows_.resize(static_cast<std::size_t>(tasks));
+  }
+
+  /// Counts every row of a routing for its token's task; a task below 0 leaves the token out.
+  /// Throws ShapeMismatch, and ConfigRange for a task out of range; then nothing is counted.
+  template <Scalar S>
+  void add(const Routing<S>& routing, std::span<const int> task_of_token) {
+    detail::expect_size("task_of_token", task_of_token.size(), routing.tokens());
+    if (routing.experts != experts_)
+      fail(Code::shape_mismatch,
+           "the routing has " + detail::text(routing.experts) + " experts, wanted " + detail::text(experts_));
+    for (const int task : task_of_token)
+      if (task >= tasks_)
+        detail::expect_range(false, "a token's task", task, "below " + detail::text(tasks_));
+    for (Index row = 0; row < routing.rows; ++row) {
+      const int task = task_of_token[static_cast<std::size_t>(row / routing.rows_per_token)];
+      if (task < 0) continue;
+      const S* const p = routing.probs.data() + row * experts_;
+      for (Index e = 0; e < experts_; ++e) {
+        const auto probability = static_cast<double>(p[e]);
+        probability_[index(task, e)] += probability;
+        if (probability > 0) entropy_[static_cast<std::size_t>(task)] -= probability * std::log(probability);
+      }
+      for (int j = 0; j < routing.count[static_cast<std::size_t>(row)]; ++j)
+        selected_[index(task, routing.chosen_row(row)[j])] += 1;
+      rows_[static_cast<std::size_t>(task)] += 1;
+    }
+  }
+
+  Index tasks() const { return tasks_; }
+  Index experts() const { return experts_; }
+  double rows(Index task) const { return rows_[static_cast<std::size_t>(task)]; }
+  /// Mean probability of an expert over a task's rows.
+  double mean_probability(Index task, Index expert) const {
+    return mean(probability_[index(task, expert)], task);
+  }
+  /// Share of a task's rows that chose an expert.
+  double share_selected(Index task, Index expert) const { return mean(selected_[index(task, expert)], task); }
+  /// Mean entropy of a task's rows, in nats.
+  double mean_entropy(Index task) const { return mean(entropy_[static_cast<std::size_t>(task)], task); }
+  /// Experts that no row of any task chose.
+  std::vector<Index> never_used() const {
+    std::vector<Index> unused;
+    for (Index e = 0; e < experts_; ++e) {
+      double total = 0;
+      for (Index task = 0; task < tasks_; ++task) total += selected_[index(task, e)];
+      if (total == 0) unused.push_back(e);
+    }
+    return unused;
+  }
+
+ private:
+  std::size_t index(Index task, Index expert) const {
+    return static_cast<std::size_t>(task * experts_ + expert);
+  }
+  double mean(double sum, Index task) const {
+    const double n = rows_[static_cast<std::size_t>(task)];
+    return n > 0 ? sum / n : 0;
+  }
+
+  Index tasks_, experts_;
+  std::vector<double> probability_, selected_, entropy_, rows_;
+};
+
+}  // namespace moxie::inline MOXIE_ABI

@@ -46,8 +46,10 @@ inline std::string unit(const Options& o) { return o.tokenizer.empty() ? "nats p
 inline std::string heading(const Options& o, const std::vector<Index>& experts) {
   std::string text(o.full() ? "full fine-tuning" : std::string(moxie::name(method(o.how))));
   if (o.routed()) {
-    text += ", ";
-    for (std::size_t i = 0; i < experts.size(); ++i) text += (i ? "-" : "") + std::to_string(experts[i]);
+    const bool equal =
+        std::adjacent_find(experts.begin(), experts.end(), std::not_equal_to<>()) == experts.end();
+    text += ", " + std::to_string(experts.front());
+    for (std::size_t i = 1; !equal && i < experts.size(); ++i) text += "-" + std::to_string(experts[i]);
     text += " experts";
   }
   if (!o.full() && !o.vectors()) text += ", rank " + std::to_string(o.rank);

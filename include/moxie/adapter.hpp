@@ -247,7 +247,10 @@ class MoeAdapter {
     detail::expect_apart("dtheta", d, "x", x);
     detail::expect_apart("dtheta", d, "dy", dy);
     detail::expect_apart("dtheta", d, "dx", dx);
+    detail::expect_apart("dtheta", d, "router_x", router_x);
+    detail::expect_apart("dtheta", d, "drouter_x", drouter_x);
     detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
+    detail::expect_apart("drouter_x", drouter_x, "theta", detail::as_view(theta));
   }
 
   Experts experts_;

@@ -10,6 +10,10 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
 endif()
 if(MOXIE_NATIVE)
   target_compile_options(moxie_own INTERFACE -march=native)
+  # GCC 12's own AVX-512 header initialises variables by themselves (GCC bug 105593).
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    target_compile_options(moxie_own INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
 endif()
 if(MOXIE_SANITIZE)
   target_compile_options(moxie_own INTERFACE -fsanitize=${MOXIE_SANITIZE} -fno-sanitize-recover=all

@@ -5,8 +5,8 @@
 set -euo pipefail
 
 words=(wamerican wfrench wngerman wspanish witalian wdutch wdanish wswedish wportuguese wcatalan)
-job=(g++ cmake ninja-build libeigen3-dev libcli11-dev "${words[@]}")
-tests=("${job[@]}" catch2 libbenchmark-dev nlohmann-json3-dev pkg-config
+job=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev "${words[@]}")
+tests=("${job[@]}" catch2 libbenchmark-dev pkg-config
        clang clang-format libclang-rt-dev libomp-dev)
 oracle=(python3-torch)
 

@@ -17,11 +17,11 @@ void attention_weights(In<S> q, In<S> k, Out<S> p) {
   for (Index i = 0; i < n; ++i) softmax(row<S>(p, i), m - n + i + 1, m, scale);
 }
 
-/// y = p v for every head. `scratch` is resized to hold p.
+/// y = p v for every head. `scratch` grows to hold p.
 template <class S>
 void attention(const Config& c, In<S> q, In<S> k, In<S> v, Out<S> y, Matrix<S>& scratch) {
   const Index n = q.rows(), m = k.rows(), hd = c.head_dim(), group = c.heads / c.kv_heads;
-  if (scratch.size() < n * m) scratch.resize(n, m);
+  if (scratch.size() < n * m) scratch.resize(2 * n, m);
   const Out<S> p = view(scratch.data(), n, m);
   for (Index h = 0; h < c.heads; ++h) {
     const Index qc = h * hd, kc = h / group * hd;

@@ -20,8 +20,8 @@ struct ParameterCount {
 };
 
 /// Counts a set on a base of `base_parameters` frozen weights.
-template <Scalar S>
-ParameterCount count_parameters(const AdapterSet<S>& set, Index base_parameters) {
+template <Scalar S, class Kinds>
+ParameterCount count_parameters(const AdapterSet<S, Kinds>& set, Index base_parameters) {
   ParameterCount count{0, base_parameters + set.size()};
   for (const ParameterGroup& group : set.groups())
     if (group.trainable) count.trainable += group.size;
@@ -113,7 +113,8 @@ class RoutingStatistics {
       fail(Code::shape_mismatch,
            "the routing has " + detail::text(routing.experts) + " experts, wanted " + detail::text(experts_));
     for (const int task : task_of_token)
-      detail::expect_range(task < tasks_, "a token's task", task, "below " + detail::text(tasks_));
+      if (task >= tasks_)
+        detail::expect_range(false, "a token's task", task, "below " + detail::text(tasks_));
     for (Index row = 0; row < routing.rows; ++row) {
       const int task = task_of_token[static_cast<std::size_t>(row / routing.rows_per_token)];
       if (task < 0) continue;

@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/concepts.hpp>
-#include <moxie/core/init.hpp>
-#include <moxie/experts/dropout.hpp>
-#include <moxie/experts/path.hpp>
+#include <moxie/experts/lora_config.hpp>
 #include <moxie/kernels/packet.hpp>
 
 namespace moxie::inline MOXIE_ABI {
-
-/// The factor of an expert's update.
-enum class LoraScaling {
-  alpha_over_rank,       ///< alpha / r (arXiv:2106.09685, section 4.1)
-  alpha_over_sqrt_rank,  ///< alpha / sqrt(r), rsLoRA (arXiv:2312.03732)
-  fixed,                 ///< `scales`, one per expert
-};
 
 /// E low-rank experts as one bank: y += sum over e of g_e s_e (B_e A_e x_e + b_e), where x_e is x after
 /// dropout. The A are stacked to [R, in] and the B, transposed, to [R, out], R the sum of the ranks.
@@ -24,52 +14,12 @@ class LoraBank {
  public:
   using Scalar = S_;
   using S = S_;
-  struct Config {
-    Index in = 0, out = 0;
-    Index experts = 1;
-    Index rank = 8;
-    std::vector<Index> ranks = {};  ///< one per expert where they differ; empty: all `rank`
-    double alpha = 8;
-    LoraScaling scaling = LoraScaling::alpha_over_rank;
-    std::vector<double> scales = {};  ///< for LoraScaling::fixed
-    bool bias = false;                ///< a bias per expert, weighed and scaled with it (PEFT's lora_bias)
-    double dropout = 0;               ///< probability that an input feature is dropped in training
-    DropoutMask mask = DropoutMask::shared;
-    Init init = Init::kaiming_uniform;  ///< of A; B and biases start at 0
-    ExpertPath path = ExpertPath::automatic;
-  };
+  using Config = LoraConfig;
   static constexpr bool multiplicative = false;
 
   /// Throws ConfigRange naming the setting.
-  explicit LoraBank(const Config& config) : config_(config) {
-    using detail::expect_range;
-    const auto number = [](auto v) { return static_cast<double>(v); };
-    expect_range(config.in >= 1, "LoRA in", number(config.in), "1 or more");
-    expect_range(config.out >= 1, "LoRA out", number(config.out), "1 or more");
-    expect_range(config.experts >= 1, "LoRA experts", number(config.experts), "1 or more");
-    const std::string per_expert = detail::text(config.experts) + " (one per expert)";
-    expect_range(config.ranks.empty() || std::ssize(config.ranks) == config.experts,
-                 "the number of LoRA ranks", number(config.ranks.size()), per_expert);
-    const bool fixed = config.scaling == LoraScaling::fixed;
-    expect_range(std::ssize(config.scales) == (fixed ? config.experts : 0), "the number of LoRA scales",
-                 number(config.scales.size()), fixed ? per_expert : "0 unless the scaling is fixed");
-    expect_range(std::isfinite(config.alpha), "LoRA alpha", config.alpha, "a finite number");
-    expect_range(config.dropout >= 0 && config.dropout < 1, "LoRA dropout", config.dropout,
-                 "0 or more, below 1");
-    begin_.push_back(0);
-    for (Index e = 0; e < config.experts; ++e) {
-      const Index rank = config.ranks.empty() ? config.rank : config.ranks[static_cast<std::size_t>(e)];
-      expect_range(rank >= 1 && rank <= 1 << 24, "LoRA rank", number(rank), "1 to 2^24");
-      begin_.push_back(begin_.back() + rank);
-      const double scale = fixed ? config.scales[static_cast<std::size_t>(e)]
-                           : config.scaling == LoraScaling::alpha_over_rank
-                               ? config.alpha / number(rank)
-                               : config.alpha / std::sqrt(number(rank));
-      expect_range(std::isfinite(scale), "LoRA scale", scale, "a finite number");
-      scale_.push_back(static_cast<S>(scale));
-    }
-    detail::checked_product("LoRA A", total_rank(), config.in);
-    detail::checked_product("LoRA B", total_rank(), config.out);
+  explicit LoraBank(const Config& config) : config_(config), begin_(detail::first_rows(config)) {
+    for (const double scale : detail::scales(config, begin_)) scale_.push_back(static_cast<S>(scale));
   }
 
   const Config& config() const { return config_; }

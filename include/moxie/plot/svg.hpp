@@ -258,7 +258,7 @@ inline std::string svg(const HeatMap& map) {
         for (std::size_t c = 0; c < panel.columns.size(); ++c, ++i) {
           const double at = x + cell_w * double(c), t = shade(panel.values[i]);
           const std::string value = number(panel.values[i], map.decimals);
-          const double size = std::min(10.5, 0.9 * cell_w / (0.6 * double(value.size())));
+          const double size = std::min(10.5, 0.84 * cell_w / (0.6 * double(value.size())));
           canvas.rect(at, y, cell_w - 1, cell_h - 1, heat(t));
           if (size >= 8)
             canvas.text(at + (cell_w - 1) / 2, y + cell_h / 2 + 3.5, value, size,

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT
+// The main job: a frozen pretrained language model, mixture-of-experts adapters on its projections, several
+// real tasks to train them on, and a look at what each expert has learned.
+
+#include "finetune/report.hpp"
+
+namespace finetune {
+
+/// Progress on the way: a mean per role over a few held-out rows of each task.
+template <class Hooks>
+void watch(const Job& job, const Options& o, Index step, llama::State<S>& state, Hooks& hooks, Watch& watch) {
+  constexpr std::size_t rows = 16;
+  watch.steps.push_back(static_cast<double>(step));
+  for (const auto& [role, list] : {std::pair{languages::Role::trained, &watch.trained},
+                                   {languages::Role::unseen, &watch.unseen},
+                                   {languages::Role::memory, &watch.memory}}) {
+    const auto tasks = job.of_role(role);
+    double mean = 0;
+    for (const std::size_t t : tasks)
+      mean += evaluate(job, o, t, rows, state, hooks) / static_cast<double>(tasks.size());
+    if (!tasks.empty()) list->push_back(mean);
+  }
+}
+
+/// Sample borders and types for the balance losses: type 1 is a task, 0 the base's own data (LoRAMoE).
+moxie::Batch batch_of(const Job& job, const Options& o, const Rows& rows) {
+  moxie::Batch batch;
+  for (Index row = 0; row <= o.rows; ++row) batch.samples.push_back(row * o.context);
+  for (const std::size_t task : rows.tasks)
+    batch.types.push_back(job.tasks[task].source.role == languages::Role::memory ? 0 : 1);
+  return batch;
+}
+
+/// Trains theta, which is the adapters' parameters or, without adapters, the model's weights.
+template <class Hooks>
+void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, Findings& f) {
+  constexpr bool adapted = !std::same_as<Hooks, llama::NoHooks>;
+  const moxie::Schedule schedule{
+      .peak = o.learning_rate,
+      .warmup = std::min<std::uint64_t>(20, static_cast<std::uint64_t>(o.steps) / 4),
+      .steps = static_cast<std::uint64_t>(o.steps),
+      .decay = moxie::Decay::cosine,
+      .floor = 0.05};
+  std::span<S> theta;
+  if constexpr (adapted)
+    theta = hooks.set().theta();
+  else
+    theta = job.model.weights;
+  std::vector<S> gradient(theta.size());
+  llama::State<S> state;
+  llama::Gradients<S> scratch;
+  llama::Matrix<S> dlogits;
+  Rows rows;
+  examples::Progress progress(static_cast<long>(o.steps));
+  const auto begin = std::chrono::steady_clock::now();
+  const Index every = std::max<Index>(1, o.steps / 8);
+  for (Index step = 0; step < o.steps; ++step) {
+    if (step % every == 0) watch(job, o, step, state, hooks, f.watch);
+    const auto number = static_cast<std::uint64_t>(step);
+    sample(job, o, number, rows);
+    const llama::Pass pass{.rows = o.rows, .seq = o.context, .training = true, .threads = o.threads};
+    if constexpr (adapted) hooks.run.step = number;
+    llama::forward<S>(job.model, rows.inputs, pass, state, hooks);
+    const llama::Loss loss = llama::total(llama::cross_entropy<S>(state, rows.targets, &dlogits));
+    std::fill(gradient.begin(), gradient.end(), S(0));
+    double balance = 0;
+    if constexpr (adapted) {
+      hooks.gradient = gradient;
+      if (o.balance > 0) balance = hooks.balance(batch_of(job, o, rows), o.balance);
+      llama::backward<S>(job.model, state, dlogits, scratch, hooks);
+    } else {
+      llama::backward<S>(job.model, state, dlogits, scratch, hooks, gradient);
+    }
+    const moxie::StepResult result =
+        optimiser.step(theta, gradient,
+                       {.learning_rate = schedule.at(number), .clip_norm = 1, .loss = loss.mean() + balance});
+    if (!result.applied)
+      throw std::runtime_error("step " + std::to_string(step) + " cannot be taken: " + result.reason +
+                               "; try a smaller --lr");
+    f.losses.push_back(loss.mean());
+    progress.update(static_cast<long>(step) + 1, loss.mean(),
+                    static_cast<double>((step + 1) * o.rows * o.context));
+  }
+  progress.finish();
+  f.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  watch(job, o, o.steps, state, hooks, f.watch);
+}
+
+/// Every router's statistics over the held-out rows of all tasks: [layer][site].
+std::vector<std::vector<moxie::RoutingStatistics>> routing_statistics(const Job& job, const Options& o,
+                                                                      llama::Adapters<S>& adapters) {
+  std::vector<std::vector<moxie::RoutingStatistics>> statistics(static_cast<std::size_t>(adapters.layers()));
+  for (Index layer = 0; layer < adapters.layers(); ++layer)
+    for (std::size_t site = 0; site < adapters.sites().size(); ++site)
+      statistics[static_cast<std::size_t>(layer)].emplace_back(std::ssize(job.tasks),
+                                                               adapters.experts(layer));
+  llama::State<S> state;
+  for (std::size_t task = 0; task < job.tasks.size(); ++task)
+    for_held_out(job, o, task, 64, [&](const Rows& rows, Index n) {
+      llama::forward<S>(job.model, rows.inputs, {.rows = n, .seq = o.context, .threads = o.threads}, state,
+                        adapters);
+      const std::vector<int> labels(rows.inputs.size(), static_cast<int>(task));
+      for (Index layer = 0; layer < adapters.layers(); ++layer)
+        for (std::size_t site = 0; site < adapters.sites().size(); ++site)
+          statistics[static_cast<std::size_t>(layer)][site].add(
+              adapters.routing(layer, adapters.sites()[site]), labels);
+    });
+  return statistics;
+}
+
+template <class Hooks>
+std::vector<double> evaluate_all(const Job& job, const Options& o, Hooks& hooks) {
+  llama::State<S> state;
+  std::vector<double> losses;
+  for (std::size_t t = 0; t < job.tasks.size(); ++t)
+    losses.push_back(evaluate(job, o, t, static_cast<std::size_t>(o.evaluation_rows), state, hooks));
+  return losses;
+}
+
+void run(Options o) {
+  const std::vector<llama::Site> adapted = sites(o);
+  Job job = load(o, FINETUNE_BASE);
+  std::optional<llama::Adapters<S>> adapters;
+  std::vector<Index> experts;
+  Findings f;
+  llama::NoHooks none;
+  f.parameters = {job.model.layout.size(), job.model.layout.size()};
+  if (!o.full()) {
+    if (adapted.empty()) throw std::runtime_error("--targets: none given");
+    adapters.emplace(job.model.config,
+                     llama::AdapterOptions{.method = method(o.how),
+                                           .sites = adapted,
+                                           .experts = o.experts,
+                                           .rank = o.rank,
+                                           .top_k = o.top_k,
+                                           .alpha = o.alpha,
+                                           .dropout = o.dropout,
+                                           .route = o.route},
+                     o.seed);
+    for (Index layer = 0; layer < adapters->layers(); ++layer) experts.push_back(adapters->experts(layer));
+    f.parameters = moxie::count_parameters(adapters->set(), job.model.layout.size());
+  }
+  std::filesystem::create_directories(o.out);
+
+  std::printf("%s\n%s\n", heading(o, experts).c_str(), moxie::parameter_line(f.parameters).c_str());
+  std::fflush(stdout);
+  f.before = evaluate_all(job, o, none);
+  const moxie::AdamW<S>::Config adamw{.beta2 = 0.95, .weight_decay = 0};
+  if (adapters) {
+    train(job, o, *adapters, moxie::AdamW<S>(adapters->set().groups(), adamw), f);
+    f.after = evaluate_all(job, o, *adapters);
+  } else {
+    train(job, o, none, moxie::AdamW<S>({{.name = "weights", .size = job.model.layout.size()}}, adamw), f);
+    f.after = evaluate_all(job, o, none);
+  }
+  std::printf("\n%s\n", table(job, o, f).c_str());
+
+  const std::filesystem::path out = o.out;
+  if (o.steps > 0) write_file(out / "loss.svg", loss_picture(o, f, experts));
+  if (o.routed())
+    write_file(out / "routing.svg",
+               routing_picture(job, o, *adapters, routing_statistics(job, o, *adapters), experts));
+  write_file(out / "results.json", results(job, o, f, experts).dump(2) + "\n");
+  std::printf("%.1f s of training, %.0f tokens/s; wrote %s%sresults.json to %s\n", f.seconds,
+              static_cast<double>(o.steps * o.rows * o.context) / std::max(f.seconds, 1e-9),
+              o.steps > 0 ? "loss.svg, " : "", o.routed() ? "routing.svg, " : "", o.out.c_str());
+}
+
+}  // namespace finetune
+
+int main(int argc, char** argv) {
+  try {
+    finetune::run(finetune::parse(argc, argv));
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "finetune: %s\n", error.what());
+    return 1;
+  }
+}

@@ -165,6 +165,11 @@ TEST_CASE("a router run by itself refuses what does not fit", "[routers]") {
   refused([&] { backward(x, other, dtheta, gradient); }, shape, {"dx", "[3, 6]"});
   refused([&] { backward(x, dx, std::span(dtheta).first(3), gradient); }, shape, {"dtheta", "3", "18"});
   refused([&] { backward(x, x, dtheta, gradient); }, Code::aliased, {"dx overlaps x"});
+  const auto over = [](const S* p) { return std::span<S>(const_cast<S*>(p), 18); };
+  refused([&] { backward(x, {theta.data(), 3, 6}, dtheta, gradient); }, shape, {"dx"});
+  refused([&] { backward(x, dx, over(theta.data()), gradient); }, Code::aliased, {"dtheta overlaps theta"});
+  refused([&] { backward(x, dx, over(x.data()), gradient); }, Code::aliased, {"dtheta overlaps x"});
+  refused([&] { backward(x, dx, over(dx.data()), gradient); }, Code::aliased, {"dtheta overlaps dx"});
   Routing<S> bad = gradient;
   bad.rows = 3;
   refused([&] { backward(x, dx, dtheta, bad); }, shape, {"gradient", "[3, 3]", "[4, 3]"});

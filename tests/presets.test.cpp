@@ -11,7 +11,7 @@ TEST_CASE("presets have the published defaults", "[presets]") {
   CHECK((plain.experts().config().dropout == 0 && !plain.experts().config().bias && plain.method == Method::lora));
 
   const auto vector = ia3<float>({.features = 12, .heads = 3});
-  CHECK((vector.size() == 12 && vector.rows_per_token() == 3 && vector.method == Method::ia3));
+  CHECK((vector.size() == 12 && vector.experts().rows_per_token() == 3 && vector.method == Method::ia3));
 
   const auto vectors = mov<float>({.features = 12, .heads = 3});
   CHECK((vectors.experts().experts() == 10 && vectors.router().config().init == Init::normal_002));

@@ -44,10 +44,18 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   detail::expect_shape("x", x, routing.tokens(), router.in() > 0 ? router.in() : Index{-1});
   if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, x.cols);
   detail::expect_apart("dx", dx, "x", x);
+  const In<S> d = detail::as_view(dtheta);
+  detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
+  detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
+  detail::expect_apart("dtheta", d, "x", x);
+  detail::expect_apart("dtheta", d, "dx", dx);
   if (gradient.rows != routing.rows || gradient.experts != routing.experts)
     fail(Code::shape_mismatch, "the routing's gradient is " +
                                    detail::shape_text(gradient.rows, gradient.experts) + ", wanted " +
                                    detail::shape_text(routing.rows, routing.experts));
+  for (const Buffer<S>* part :
+       {&gradient.logits, &gradient.probs, &gradient.gates, &gradient.noisy, &gradient.noise_scale})
+    if (!part->empty()) detail::expect_size("a part of the gradient", part->size(), routing.size());
   for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates}) gradient.part(which);
   if (!routing.noisy.empty())
     for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);

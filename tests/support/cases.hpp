@@ -231,10 +231,10 @@ template <class S>
 bool same_values(const Buffer<S>& a, const Buffer<S>& b) {
   return same_values(std::span<const S>(a), std::span<const S>(b));
 }
-/// Behind the `count` of a row, `chosen` means nothing.
+/// Behind the `count` of a row, `chosen` means nothing, and given routings are as wide as their rows need.
 template <class S>
 bool same_chosen(const Routing<S>& a, const Routing<S>& b) {
-  if (a.max_chosen != b.max_chosen || a.count != b.count) return false;
+  if (a.count != b.count) return false;
   for (Index row = 0; row < a.rows; ++row)
     if (!std::equal(a.chosen_row(row), a.chosen_row(row) + a.count[naive::at(row)], b.chosen_row(row)))
       return false;

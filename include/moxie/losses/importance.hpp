@@ -55,6 +55,8 @@ class ImportanceLoss {
   void backward(RoutingSpan<S> routings, const Batch& batch, double weight,
                 RoutingGradientSpan<S> gradients) const {
     detail::expect_gradients(routings, gradients);
+    for (const Routing<S>* routing : routings)
+      detail::expect_batch(*routing, batch, config_.mask_padding, false);
     for (std::size_t i = 0; i < routings.size(); ++i) {
       const Routing<S>& routing = *routings[i];
       const detail::PopulationCv cv(importance(routing, batch));

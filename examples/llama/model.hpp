@@ -54,14 +54,14 @@ inline double normal(std::uint64_t seed, std::uint64_t index) {
 
 }  // namespace detail
 
-/// Norms 1; linears N(0, 0.02²), those that write to the residual stream (o, down) divided by sqrt(2 layers).
+/// Norms 1, linears N(0, 1 / (3 in)), embedding and head N(0, 0.1²).
 template <class S>
 void init(Model<S>& model, std::uint64_t seed) {
   for (std::size_t k = 0; k < 12; ++k) {
     const Weight w = static_cast<Weight>(k);
     const Layout::Kind& kind = model.layout.kind(w);
-    const double sigma =
-        w == Weight::o || w == Weight::down ? 0.02 / std::sqrt(2.0 * double(model.config.layers)) : 0.02;
+    const bool token = w == Weight::embed || w == Weight::head;
+    const double sigma = token ? 0.1 : 1 / std::sqrt(3.0 * double(kind.cols));
     for (Index i = kind.offset; i < kind.offset + kind.copies * kind.rows * kind.cols; ++i)
       model.weights[static_cast<std::size_t>(i)] =
           kind.rows == 1 ? S(1) : static_cast<S>(sigma * detail::normal(seed, static_cast<std::uint64_t>(i)));

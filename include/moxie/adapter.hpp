@@ -23,6 +23,7 @@ struct Cache {
 template <Scalar S>
 struct Workspace {
   Routing<S> drouting;  ///< after backward: the gradient of the routing (gates: of the chosen experts)
+  Buffer<S> between;    ///< AdaptedLinear: the gradient of what lies between adapter and product
   Buffer<S> kept;       ///< what the weight gradients need per token
   Buffer<S> scratch;    ///< `stride` scalars per thread
   Index stride = 0;

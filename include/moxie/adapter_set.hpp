@@ -14,13 +14,14 @@ struct Module {
 /// The named modules of one model over one flat theta: what an engine or a trainer holds. Modules are added,
 /// then `init` makes theta; a module can be switched off or scaled at any time between calls. Const calls may
 /// run on many threads at once, each with its own cache and workspace.
-template <Scalar S>
+/// `Kinds` is the closed list of what it can hold; a program with kinds of its own gives a longer one.
+template <Scalar S, class Kinds = AnyAdapter<S>>
 class AdapterSet {
  public:
   struct Entry {
     std::string name;
     Method method = Method::other;
-    AnyAdapter<S> adapter;
+    Kinds adapter;
     Index offset = 0;  ///< of its parameters in theta
     bool enabled = true;
     double scale = 1;
@@ -38,10 +39,13 @@ class AdapterSet {
       fail(Code::state_error, "module " + name + " added after init(); add all modules first");
     for (const Entry& entry : entries_)
       if (entry.name == name) fail(Code::name_taken, "module " + name + " exists already");
+    static_assert(
+        std::is_constructible_v<Kinds, decltype(as_kind(std::move(adapter)))>,
+        "moxie: this kind of adapter is not in the set's list of kinds; give AdapterSet a longer one");
     Method method = Method::other;
     if constexpr (requires { adapter.method; }) method = adapter.method;
     const Index offset = size();
-    entries_.push_back({std::move(name), method, AnyAdapter<S>(as_kind(std::move(adapter))), offset});
+    entries_.push_back({std::move(name), method, Kinds(as_kind(std::move(adapter))), offset});
     size_ = offset + entries_.back().size();
     return {std::ssize(entries_) - 1};
   }
@@ -126,7 +130,9 @@ class AdapterSet {
           cache.out = adapter.out();
           cache.in_place = false;
           cache.run = own;
-          cache.routing.resize(0, adapter.router().experts(), adapter.router().rows_per_token(), 0);
+          using Own = std::remove_cvref_t<decltype(adapter)>;
+          if constexpr (!std::same_as<typename Own::Router, GivenRouter<S>>)  // that one's is the caller's
+            cache.routing.resize(0, adapter.router().experts(), adapter.router().rows_per_token(), 0);
         },
         entry.adapter);
   }

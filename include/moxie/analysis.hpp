@@ -20,8 +20,8 @@ struct ParameterCount {
 };
 
 /// Counts a set on a base of `base_parameters` frozen weights.
-template <Scalar S>
-ParameterCount count_parameters(const AdapterSet<S>& set, Index base_parameters) {
+template <Scalar S, class Kinds>
+ParameterCount count_parameters(const AdapterSet<S, Kinds>& set, Index base_parameters) {
   ParameterCount count{0, base_parameters + set.size()};
   for (const ParameterGroup& group : set.groups())
     if (group.trainable) count.trainable += group.size;

@@ -13,6 +13,14 @@
 
 namespace moxie::inline MOXIE_ABI {
 
+/// A new theta of a part, started from the seed.
+template <class P>
+Buffer<typename P::Scalar> make_theta(const P& part, std::uint64_t seed) {
+  Buffer<typename P::Scalar> theta(static_cast<std::size_t>(part.size()));
+  part.init(theta, seed);
+  return theta;
+}
+
 /// A tile of tokens on its way forward. An adapter hands it first to the router, which fills the routing's
 /// rows, then to the experts, which read them.
 template <Scalar S>
@@ -27,7 +35,7 @@ struct ForwardTile {
   const Run& run;
 };
 
-/// The same tile on its way back: first to the experts, which write the gradient of the gates, then to the
+/// The same tile on its way back: first to the experts, which set `drouting.gates`, then to the
 /// router, which turns the gradient of the routing into that of its logits.
 template <Scalar S>
 struct BackwardTile {
@@ -44,7 +52,8 @@ struct BackwardTile {
   const Run& run;
 };
 
-/// One block of columns of the weight gradients, over all tokens in ascending order.
+/// One of the blocks that a part cuts its weight gradients into (columns in the stock parts), over all tokens
+/// in ascending order. A block is one thread's.
 template <Scalar S>
 struct BackwardBlock {
   Index block;  ///< of blocks()

@@ -56,6 +56,11 @@ class AdaptedLinear {
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("y", y, x.rows, out());
     detail::expect_apart("y", y, "x", x);
+    detail::expect_apart("y", y, "theta", detail::as_view(theta));
+    detail::expect_apart("y", y, "the layer's weight", weight_);
+    detail::expect_apart("y", y, "the layer's bias", bias_);
+    adapter_.router().prepare(cache.adapter.routing, x.rows,
+                              run);  // a bad given routing is refused before y is written
     if constexpr (!Adapter::multiplicative) {
       base(x, y, run);
       adapter_.forward(theta, x, y, cache.adapter, workspace, run);
@@ -85,7 +90,8 @@ class AdaptedLinear {
       base_backward(dy, dx, run);
     } else {
       // The gradient of what lies between adapter and product.
-      Matrix<S> between = Matrix<S>::Zero(x.rows, adapter_.in());
+      workspace.between.assign(static_cast<std::size_t>(x.rows * adapter_.in()), S(0));
+      const Out<S> between(workspace.between.data(), x.rows, adapter_.in());
       if (site_ == Site::input) {
         base_backward(dy, between, run);
         adapter_.backward(theta, x, between, cache.adapter, workspace, run, dx, dtheta, drouting);

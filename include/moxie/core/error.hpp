@@ -85,7 +85,9 @@ std::string text(T value) {
     return std::to_string(value);
   }
 }
-inline std::string shape_text(Index rows, Index cols) { return "[" + text(rows) + ", " + text(cols) + "]"; }
+inline std::string shape_text(Index rows, Index cols) {
+  return std::string("[") + text(rows) + ", " + text(cols) + "]";
+}
 
 /// A view has memory, a sane stride, and the wanted shape; -1 accepts any size.
 template <class View>

@@ -18,7 +18,7 @@ namespace moxie::inline MOXIE_ABI {
 template <class F>
 void for_blocks(Index blocks, int threads, F&& f) {
 #if defined(_OPENMP)
-  if (threads > 1) {
+  if (threads > 1 && blocks > 1) {
 #  if defined(__cpp_exceptions)
     Index failed = std::numeric_limits<Index>::max();
     std::exception_ptr error;

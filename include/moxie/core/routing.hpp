@@ -60,6 +60,7 @@ struct Routing {
   }
 
   const S* gate_row(Index row) const { return gates.data() + row * experts; }
+  S* gate_row(Index row) { return gates.data() + row * experts; }
   const int* chosen_row(Index row) const { return chosen.data() + row * max_chosen; }
 
   /// Chooses all experts in every row, as soft routing does.

@@ -41,10 +41,17 @@ class AdamW {
   StepResult step(std::span<S> theta, std::span<const S> gradient, const Step& step) {
     detail::check_step(step, groups_, theta.size(), gradient.size());
     StepResult result = detail::measure(step, groups_, gradient);
+    const double factor = detail::clip_factor(step, result.gradient_norm);
+    if (result.applied &&
+        result.gradient_norm * factor > std::sqrt(static_cast<double>(std::numeric_limits<S>::max()))) {
+      result.applied = false;
+      result.reason = "the gradient's norm is " + detail::text(result.gradient_norm) +
+                      ", too large for its square to be kept";
+    }
     if (!result.applied) return result;
     ++steps_;
     const auto t = static_cast<double>(steps_);
-    const S clip = static_cast<S>(detail::clip_factor(step, result.gradient_norm));
+    const S clip = static_cast<S>(factor);
     const S b1 = static_cast<S>(config_.beta1), b2 = static_cast<S>(config_.beta2);
     const S one_b1 = static_cast<S>(1 - config_.beta1), one_b2 = static_cast<S>(1 - config_.beta2);
     const S root = static_cast<S>(std::sqrt(1 - std::pow(config_.beta2, t))),

@@ -82,8 +82,9 @@ class GivenRouter {
   Config config_;
 };
 
-/// Fills a routing from a matrix of gates [rows, experts]; experts whose gate is not 0 are chosen.
-/// Throws ShapeMismatch where rows is not a multiple of `rows_per_token`.
+/// Fills a routing from a matrix of gates [rows, experts]; experts whose gate is not 0 are chosen. A row of
+/// zeros chooses none and gets the base. Throws ShapeMismatch where rows is not a multiple of
+/// `rows_per_token`.
 template <Scalar S>
 void give_gates(Routing<S>& routing, In<S> gates, Index rows_per_token = 1) {
   detail::expect_shape("gates", gates, -1, -1);
@@ -92,16 +93,20 @@ void give_gates(Routing<S>& routing, In<S> gates, Index rows_per_token = 1) {
   if (gates.rows % rows_per_token != 0)
     fail(Code::shape_mismatch, "gates has " + detail::text(gates.rows) + " rows, wanted a multiple of " +
                                    detail::text(rows_per_token) + " (rows per token)");
-  routing.resize(gates.rows / rows_per_token, gates.cols, rows_per_token, gates.cols);
+  const auto count_of = [&](Index row) {
+    return std::count_if(gates.row(row), gates.row(row) + gates.cols, [](S gate) { return gate != S(0); });
+  };
+  Index most = 0;
+  for (Index row = 0; row < gates.rows; ++row) most = std::max<Index>(most, count_of(row));
+  routing.resize(gates.rows / rows_per_token, gates.cols, rows_per_token, most);
+  std::fill(routing.logits.begin(), routing.logits.end(), S(0));
   for (Index row = 0; row < gates.rows; ++row) {
-    const Index at = row * gates.cols;
-    std::copy_n(gates.row(row), gates.cols, routing.gates.data() + at);
-    std::copy_n(gates.row(row), gates.cols, routing.probs.data() + at);
-    std::fill_n(routing.logits.data() + at, gates.cols, S(0));
+    std::copy_n(gates.row(row), gates.cols, routing.gate_row(row));
+    std::copy_n(gates.row(row), gates.cols, routing.probs.data() + row * gates.cols);
     int count = 0;
     for (Index e = 0; e < gates.cols; ++e)
       if (gates.row(row)[e] != S(0))
-        routing.chosen[static_cast<std::size_t>(at + count++)] = static_cast<int>(e);
+        routing.chosen[static_cast<std::size_t>(row * most + count++)] = static_cast<int>(e);
     routing.count[static_cast<std::size_t>(row)] = count;
   }
 }

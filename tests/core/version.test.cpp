@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
+#include "support/catch.hpp"
+
 #include <moxie/core/version.hpp>
-#include <tests/support/catch.hpp>
 
 TEST_CASE("the version's text is its three numbers") {
   const auto number = [](int n) { return std::to_string(n); };

@@ -57,9 +57,9 @@ inline Defaults defaults(How how) {
     case How::lora:
       return {.targets = all, .experts = {1}, .rank = 8, .alpha = 8, .learning_rate = 2e-2};
     case How::ia3:
-      return {.targets = {"k", "v", "down"}, .experts = {1}, .learning_rate = 6e-2};
+      return {.targets = {"k", "v", "down"}, .experts = {1}, .learning_rate = 0.1};
     case How::mov:
-      return {.targets = {"k", "v", "gate"}, .experts = {10}, .learning_rate = 5e-2};
+      return {.targets = {"k", "v", "gate"}, .experts = {10}, .learning_rate = 0.1};
     case How::molora:
       return {.targets = all, .experts = {10}, .rank = 4, .alpha = 16, .learning_rate = 1e-2};
     case How::loramoe:
@@ -68,7 +68,7 @@ inline Defaults defaults(How how) {
               .rank = 4,
               .alpha = 32,
               .dropout = 0.05,
-              .learning_rate = 5e-3,
+              .learning_rate = 1e-2,
               .balance = moxie::loramoe_balance_weight,
               .replay = 0.25};
     case How::mola:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A program of its own, because it replaces the allocator: after a call with at least as many tokens and the same
-// thread count, neither forward nor backward allocates, for every adapter of the list, d up to 1024, ranks up to 16.
+// A program of its own, because it replaces the allocator: after a call with at least as many tokens and the
+// same thread count, neither forward nor backward allocates, for every adapter of the list, d up to 1024,
+// ranks up to 16.
 #include "support/case_list.hpp"
 
 #include <atomic>

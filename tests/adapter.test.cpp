@@ -401,3 +401,73 @@ TEMPLATE_TEST_CASE("subnormal inputs give the right values", "[adapter]", float,
     }
   }
 }
+
+TEST_CASE("a number of tokens that overflows is refused before anything is allocated", "[adapter]") {
+  using C = Call<LoraSoft>;
+  C call(lora_soft());
+  call.forward_refused(
+      [](C& c) {
+        c.router_x = {};
+        c.x.rows = c.y.rows = Index{1} << 62;
+      },
+      Code::too_large, {"4611686018427387904"});
+}
+
+namespace {
+
+/// A user's router that fails at some tokens.
+struct FailingRouter : SoftRouter<S> {
+  using SoftRouter<S>::SoftRouter;
+  void route_rows(const ForwardTile<S>& tile) const {
+    if (tile.first >= 64) throw std::runtime_error(std::to_string(tile.first));
+    SoftRouter<S>::route_rows(tile);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an exception of a user's router leaves the team once, the lowest tile's, and the cache is void",
+          "[adapter]") {
+  const MoeAdapter<LoraBank<S>, FailingRouter> adapter(LoraBank<S>({.in = 6, .out = 5, .experts = 3}),
+                                                       FailingRouter({.in = 6, .experts = 3}));
+  const Matrix<S> x = Rng(1).matrix<S>(300, 6), dy = Rng(2).matrix<S>(300, 5);
+  const Buffer<S> theta = make_theta(adapter, 1);
+  for (const int threads : {1, 2, 4}) {
+    Matrix<S> y = Matrix<S>::Zero(300, 5);
+    Cache<S> cache;
+    Workspace<S> workspace;
+    std::string message;
+    try {
+      adapter.forward(theta, x, y, cache, workspace, {.threads = threads});
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    CHECK(message == "64");
+    refused([&] { adapter.backward(theta, x, dy, cache, workspace, {.threads = threads}, {}, {}); },
+            Code::state_error, {"before forward"});
+    // Nothing of it stays behind.
+    adapter.forward(theta, x.topRows(64), y.topRows(64), cache, workspace, {.threads = threads});
+    adapter.backward(theta, x.topRows(64), dy.topRows(64), cache, workspace, {.threads = threads}, {}, {});
+  }
+}
+
+TEST_CASE("a thousand experts, all chosen, are the soft mixture", "[adapter]") {
+  constexpr Index E = 1000;
+  const auto bank = [&](ExpertPath path) {
+    return LoraBank<S>({.in = 5, .out = 4, .experts = E, .rank = 1, .path = path});
+  };
+  const LoraSoft soft(bank(ExpertPath::dense), SoftRouter<S>({.in = 5, .experts = E}));
+  const MoeAdapter<LoraBank<S>, TopKRouter<S>> all(
+      bank(ExpertPath::grouped),
+      TopKRouter<S>({.in = 5, .experts = E, .k = E, .weights = TopKWeights::masked}));
+  Buffer<S> theta(naive::at(soft.size()));
+  Rng(1).fill(theta, -1, 1);
+  const Matrix<S> x = Rng(2).matrix<S>(70, 5);
+  Matrix<S> y = Matrix<S>::Zero(70, 4), z = y;
+  Cache<S> cache;
+  Workspace<S> workspace;
+  soft.forward(theta, x, y, cache, workspace);
+  all.forward(theta, x, z, cache, workspace, {.threads = 2});
+  CHECK(!y.isZero(1e-3));
+  CHECK(same_values(y, z));
+}

@@ -115,7 +115,8 @@ TEST_CASE("forward refuses what does not fit and changes nothing", "[adapter]") 
   call.forward_refused([](C& c) { c.y.data = c.writable(c.router_x.data); }, Code::aliased,
                        {"y overlaps router_x"});
   for (const int threads : {0, -1, 1000000})
-    call.forward_refused([&](C& c) { c.run.threads = threads; }, Code::config_range, {"threads", "1 to 4096"});
+    call.forward_refused([&](C& c) { c.run.threads = threads; }, Code::config_range,
+                         {"threads", "1 to 4096"});
   call.forward_refused([](C& c) { c.run.first_token = -1; }, Code::config_range, {"first_token", "-1"});
   for (const double scale : {std::nan(""), HUGE_VAL})
     call.forward_refused([&](C& c) { c.run.scale = scale; }, Code::config_range, {"scale", "finite"});
@@ -215,10 +216,12 @@ TEST_CASE("an IA3 kind may write over its input for inference, and then refuses 
   CHECK(std::equal(apart.begin(), apart.end(), call.y.data));
   refused([&] { call.backward(); }, Code::state_error, {"over x"});
   call.forward_refused([](C& c) { c.y.data = c.writable(c.x.data) + 1; }, Code::aliased, {"y overlaps x"});
-  call.forward_refused([](C& c) {
-    c.y.data = c.writable(c.x.data);
-    c.router_x = {c.x.data, 4, 6};
-  }, Code::aliased, {"y overlaps router_x"});
+  call.forward_refused(
+      [](C& c) {
+        c.y.data = c.writable(c.x.data);
+        c.router_x = {c.x.data, 4, 6};
+      },
+      Code::aliased, {"y overlaps router_x"});
 }
 
 TEST_CASE("bank and router must agree about experts and heads", "[adapter]") {
@@ -230,7 +233,8 @@ TEST_CASE("bank and router must agree about experts and heads", "[adapter]") {
 }
 
 TEST_CASE("a routing from outside is checked row by row, and y is left alone", "[adapter]") {
-  const LoraGiven adapter(LoraBank<S>({.in = 6, .out = 5, .experts = 3, .rank = 2}), GivenRouter<S>({.experts = 3}));
+  const LoraGiven adapter(LoraBank<S>({.in = 6, .out = 5, .experts = 3, .rank = 2}),
+                          GivenRouter<S>({.experts = 3}));
   using C = Call<LoraGiven>;
   C call(adapter);
   call.router_x = {};
@@ -244,10 +248,12 @@ TEST_CASE("a routing from outside is checked row by row, and y is left alone", "
   CHECK_NOTHROW(call.forward());
   CHECK_NOTHROW(call.backward());
   const auto bad = [&](auto change, Code code, const std::vector<std::string>& words) {
-    call.forward_refused([&](C& c) {
-      give(c);
-      change(c.cache.routing);
-    }, code, words);
+    call.forward_refused(
+        [&](C& c) {
+          give(c);
+          change(c.cache.routing);
+        },
+        code, words);
   };
   using R = Routing<S>;
   const Code output = Code::router_output, shape = Code::shape_mismatch;
@@ -283,8 +289,7 @@ TEST_CASE("given gates: a row that chooses nothing leaves its y alone", "[adapte
   const auto y0 = static_cast<std::size_t>(call.y.data - call.memory.data());
   give_gates<S>(call.cache.routing, gates);
   call.forward();
-  for (std::size_t i = 0; i < 20; ++i)
-    CHECK((call.memory[y0 + i] == before[y0 + i]) == (i / 5 != 1));
+  for (std::size_t i = 0; i < 20; ++i) CHECK((call.memory[y0 + i] == before[y0 + i]) == (i / 5 != 1));
 }
 
 TEMPLATE_TEST_CASE("no tokens: nothing happens, and gradients stay as they are", "[adapter]", float, double) {
@@ -302,8 +307,8 @@ TEMPLATE_TEST_CASE("no tokens: nothing happens, and gradients stay as they are",
       Cache<T> cache;
       Workspace<T> workspace;
       if (c.given()) give_gates<T>(cache.routing, none.gates, c.router.heads);
-      CHECK_NOTHROW(c.adapter->forward(none.theta, In<T>(nullptr, 0, c.bank.in), Out<T>(nullptr, 0, c.bank.out),
-                                       cache, workspace, run, {}));
+      CHECK_NOTHROW(c.adapter->forward(none.theta, In<T>(nullptr, 0, c.bank.in),
+                                       Out<T>(nullptr, 0, c.bank.out), cache, workspace, run, {}));
     }
 }
 
@@ -337,8 +342,8 @@ TEMPLATE_TEST_CASE("a token with NaN or infinity leaves the others' bits alone",
       }
 }
 
-TEMPLATE_TEST_CASE("logits of any finite size give finite weights, and ties choose the lower experts", "[adapter]",
-                   float, double) {
+TEMPLATE_TEST_CASE("logits of any finite size give finite weights, and ties choose the lower experts",
+                   "[adapter]", float, double) {
   using T = TestType;
   const T huge = std::numeric_limits<T>::max(), large = T(1e38);
   for (const Case<T>& c : cases<T>({.in = 4, .out = 5, .head = 4, .heads = 1})) {
@@ -395,4 +400,74 @@ TEMPLATE_TEST_CASE("subnormal inputs give the right values", "[adapter]", float,
                            wanted.y[i].bar * forward_gate * unit<T>);
     }
   }
+}
+
+TEST_CASE("a number of tokens that overflows is refused before anything is allocated", "[adapter]") {
+  using C = Call<LoraSoft>;
+  C call(lora_soft());
+  call.forward_refused(
+      [](C& c) {
+        c.router_x = {};
+        c.x.rows = c.y.rows = Index{1} << 62;
+      },
+      Code::too_large, {"4611686018427387904"});
+}
+
+namespace {
+
+/// A user's router that fails at some tokens.
+struct FailingRouter : SoftRouter<S> {
+  using SoftRouter<S>::SoftRouter;
+  void route_rows(const ForwardTile<S>& tile) const {
+    if (tile.first >= 64) throw std::runtime_error(std::to_string(tile.first));
+    SoftRouter<S>::route_rows(tile);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an exception of a user's router leaves the team once, the lowest tile's, and the cache is void",
+          "[adapter]") {
+  const MoeAdapter<LoraBank<S>, FailingRouter> adapter(LoraBank<S>({.in = 6, .out = 5, .experts = 3}),
+                                                       FailingRouter({.in = 6, .experts = 3}));
+  const Matrix<S> x = Rng(1).matrix<S>(300, 6), dy = Rng(2).matrix<S>(300, 5);
+  const Buffer<S> theta = make_theta(adapter, 1);
+  for (const int threads : {1, 2, 4}) {
+    Matrix<S> y = Matrix<S>::Zero(300, 5);
+    Cache<S> cache;
+    Workspace<S> workspace;
+    std::string message;
+    try {
+      adapter.forward(theta, x, y, cache, workspace, {.threads = threads});
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    CHECK(message == "64");
+    refused([&] { adapter.backward(theta, x, dy, cache, workspace, {.threads = threads}, {}, {}); },
+            Code::state_error, {"before forward"});
+    // Nothing of it stays behind.
+    adapter.forward(theta, x.topRows(64), y.topRows(64), cache, workspace, {.threads = threads});
+    adapter.backward(theta, x.topRows(64), dy.topRows(64), cache, workspace, {.threads = threads}, {}, {});
+  }
+}
+
+TEST_CASE("a thousand experts, all chosen, are the soft mixture", "[adapter]") {
+  constexpr Index E = 1000;
+  const auto bank = [&](ExpertPath path) {
+    return LoraBank<S>({.in = 5, .out = 4, .experts = E, .rank = 1, .path = path});
+  };
+  const LoraSoft soft(bank(ExpertPath::dense), SoftRouter<S>({.in = 5, .experts = E}));
+  const MoeAdapter<LoraBank<S>, TopKRouter<S>> all(
+      bank(ExpertPath::grouped),
+      TopKRouter<S>({.in = 5, .experts = E, .k = E, .weights = TopKWeights::masked}));
+  Buffer<S> theta(naive::at(soft.size()));
+  Rng(1).fill(theta, -1, 1);
+  const Matrix<S> x = Rng(2).matrix<S>(70, 5);
+  Matrix<S> y = Matrix<S>::Zero(70, 4), z = y;
+  Cache<S> cache;
+  Workspace<S> workspace;
+  soft.forward(theta, x, y, cache, workspace);
+  all.forward(theta, x, z, cache, workspace, {.threads = 2});
+  CHECK(!y.isZero(1e-3));
+  CHECK(same_values(y, z));
 }

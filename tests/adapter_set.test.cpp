@@ -18,10 +18,13 @@ template <class S>
 struct Model {
   AdapterSet<S> set;
   std::vector<Module> modules;
-  Matrix<S> x = Rng(1).matrix<S>(tokens, in), dy = Rng(2).matrix<S>(tokens, in), y0 = Rng(3).matrix<S>(tokens, in);
+  Matrix<S> x = Rng(1).matrix<S>(tokens, in), dy = Rng(2).matrix<S>(tokens, in),
+            y0 = Rng(3).matrix<S>(tokens, in);
 
   Model() {
-    const auto add = [&](const std::string& name, const auto& adapter) { modules.push_back(set.add(name, adapter)); };
+    const auto add = [&](const std::string& name, const auto& adapter) {
+      modules.push_back(set.add(name, adapter));
+    };
     add("lora", lora<S>({.in = in, .out = out, .rank = 3}));
     add("ia3", ia3<S>({.features = in}));
     add("mov", mov<S>({.features = in, .heads = 3}));
@@ -29,7 +32,8 @@ struct Model {
     add("loramoe", loramoe<S>({.in = in, .out = out}));
     add("mola", mola<S>({.in = in, .out = out, .experts = 4}));
     add("again", mola<S>({.in = in, .out = out, .experts = 4}));
-    add("given", MoeAdapter(LoraBank<S>({.in = in, .out = out, .experts = 3}), GivenRouter<S>({.experts = 3})));
+    add("given",
+        MoeAdapter(LoraBank<S>({.in = in, .out = out, .experts = 3}), GivenRouter<S>({.experts = 3})));
     set.init(7);
     Rng rng(4);
     for (const Module m : modules) {
@@ -64,7 +68,8 @@ bool zero(std::span<const S> values) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a module of a set equals its adapter by itself, on its own slice", "[set]", float, double) {
+TEMPLATE_TEST_CASE("a module of a set equals its adapter by itself, on its own slice", "[set]", float,
+                   double) {
   using S = TestType;
   Model<S> model;
   const auto& set = model.set;
@@ -74,22 +79,25 @@ TEMPLATE_TEST_CASE("a module of a set equals its adapter by itself, on its own s
       Run run = training ? training_run() : Run{};
       const Outputs<S> got = model.run(m, run);
       run.module = static_cast<std::uint64_t>(m.index);
-      std::visit([&](const auto& adapter) {
-        Cache<S> cache;
-        Workspace<S> workspace;
-        cache.routing = got.routing;
-        Matrix<S> y = model.y0.leftCols(adapter.out()), dx = Matrix<S>::Zero(tokens, in);
-        Buffer<S> dtheta(naive::at(adapter.size()), S(0));
-        adapter.forward(set.theta(m), model.x, y, cache, workspace, run);
-        adapter.backward(set.theta(m), model.x, model.dy.leftCols(adapter.out()), cache, workspace, run, dx, dtheta);
-        CHECK(same_bits(y, got.y));
-        CHECK(same_bits(dx, got.dx));
-        const auto offset = naive::at(set.entry(m).offset);
-        const std::span<const S> all(got.dtheta);
-        CHECK(same_bits(all.subspan(offset, dtheta.size()), std::span<const S>(dtheta)));
-        CHECK(!zero(std::span<const S>(dtheta)));
-        CHECK((zero(all.first(offset)) && zero(all.subspan(offset + dtheta.size()))));
-      }, set.entry(m).adapter);
+      std::visit(
+          [&](const auto& adapter) {
+            Cache<S> cache;
+            Workspace<S> workspace;
+            cache.routing = got.routing;
+            Matrix<S> y = model.y0.leftCols(adapter.out()), dx = Matrix<S>::Zero(tokens, in);
+            Buffer<S> dtheta(naive::at(adapter.size()), S(0));
+            adapter.forward(set.theta(m), model.x, y, cache, workspace, run);
+            adapter.backward(set.theta(m), model.x, model.dy.leftCols(adapter.out()), cache, workspace, run,
+                             dx, dtheta);
+            CHECK(same_bits(y, got.y));
+            CHECK(same_bits(dx, got.dx));
+            const auto offset = naive::at(set.entry(m).offset);
+            const std::span<const S> all(got.dtheta);
+            CHECK(same_bits(all.subspan(offset, dtheta.size()), std::span<const S>(dtheta)));
+            CHECK(!zero(std::span<const S>(dtheta)));
+            CHECK((zero(all.first(offset)) && zero(all.subspan(offset + dtheta.size()))));
+          },
+          set.entry(m).adapter);
     }
 }
 
@@ -100,7 +108,8 @@ TEMPLATE_TEST_CASE("a module that is off is the base to the bit, and its scale i
   for (const Module m : model.modules) {
     INFO(model.set.entry(m).name);
     const bool vectors = model.multiplicative(m);
-    const Outputs<S> on = model.run(m), half = model.run(m, {.scale = 0.5}), sixth = model.run(m, {.scale = 1.5 * 0.25});
+    const Outputs<S> on = model.run(m), half = model.run(m, {.scale = 0.5}),
+                     sixth = model.run(m, {.scale = 1.5 * 0.25});
     const auto off = [&](const Outputs<S>& o) {
       CHECK(same_bits(o.y, vectors ? model.x : Matrix<S>(model.y0.leftCols(out))));
       CHECK(same_values(o.dx, vectors ? model.dy : Matrix<S>(Matrix<S>::Zero(tokens, in))));
@@ -157,7 +166,8 @@ TEST_CASE("groups cover theta by module and field, and say what decays", "[set]"
   for (const ParameterGroup& group : model.set.groups()) {
     CHECK(group.offset == next);
     next += group.size;
-    const bool decays = group.name.find(".lora_A") != std::string::npos || group.name.find(".lora_B") != std::string::npos;
+    const bool decays =
+        group.name.find(".lora_A") != std::string::npos || group.name.find(".lora_B") != std::string::npos;
     INFO(group.name);
     CHECK(group.decay == decays);
     CHECK(group.trainable);
@@ -168,7 +178,8 @@ TEST_CASE("groups cover theta by module and field, and say what decays", "[set]"
   for (const ParameterGroup& group : model.set.groups())
     CHECK(group.learning_rate_factor == (group.name.find("mov.") == 0 ? 0.1 : 1.0));
   for (const double bad : {-1.0, std::nan("")})
-    refused([&] { model.set.set_learning_rate_factor(model.modules[0], bad); }, Code::config_range, {"factor"});
+    refused([&] { model.set.set_learning_rate_factor(model.modules[0], bad); }, Code::config_range,
+            {"factor"});
 }
 
 TEST_CASE("a set refuses what does not fit", "[set]") {
@@ -196,7 +207,8 @@ TEST_CASE("a set refuses what does not fit", "[set]") {
     const Code shape = Code::shape_mismatch;
     refused([&] { set.forward(m, narrow, y, cache, workspace); }, shape, {"x", "[4, 11]"});
     refused([&] { set.forward(m, x, narrow, cache, workspace); }, shape, {"y", "[4, 11]"});
-    refused([&] { set.forward(m, x, Out<double>(x.data() + 1, 4, in), cache, workspace); }, Code::aliased, {"y", "x"});
+    refused([&] { set.forward(m, x, Out<double>(x.data() + 1, 4, in), cache, workspace); }, Code::aliased,
+            {"y", "x"});
     refused([&] { set.forward(m, x, y, cache, workspace, {.threads = 0}); }, Code::config_range, {"threads"});
     CHECK((y.array() == 5).all());
     Cache<double> empty;
@@ -208,8 +220,8 @@ TEST_CASE("a set refuses what does not fit", "[set]") {
     refused([&] { set.backward(m, narrow, y, cache, workspace, {}, dx, d); }, shape, {"x", "[4, 11]"});
     refused([&] { set.backward(m, x, narrow, cache, workspace, {}, dx, d); }, shape, {"dy", "[4, 11]"});
     refused([&] { set.backward(m, x, y, cache, workspace, {}, narrow, d); }, shape, {"dx", "[4, 11]"});
-    refused([&] { set.backward(m, x, y, cache, workspace, {}, Out<double>(y.data() + 1, 4, in), d); }, Code::aliased,
-            {"dx", "dy"});
+    refused([&] { set.backward(m, x, y, cache, workspace, {}, Out<double>(y.data() + 1, 4, in), d); },
+            Code::aliased, {"dx", "dy"});
     refused([&] { set.backward(m, x.topRows(2), y.topRows(2), cache, workspace, {}, dx.topRows(2), d); },
             Code::state_error);
     set.enable(m, !on);
@@ -219,7 +231,8 @@ TEST_CASE("a set refuses what does not fit", "[set]") {
   }
 }
 
-TEMPLATE_TEST_CASE("a module that is off may write in place, and steps over no tokens", "[set]", float, double) {
+TEMPLATE_TEST_CASE("a module that is off may write in place, and steps over no tokens", "[set]", float,
+                   double) {
   using S = TestType;
   Model<S> model;
   const Module m = model.set.find("ia3");

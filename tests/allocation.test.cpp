@@ -16,7 +16,8 @@ Index total(const List& list) { return std::accumulate(list.begin(), list.end(),
 
 List groups(const std::vector<std::pair<Index, Index>>& runs) {
   List list;
-  for (const auto& [experts, layers] : runs) list.insert(list.end(), static_cast<std::size_t>(layers), experts);
+  for (const auto& [experts, layers] : runs)
+    list.insert(list.end(), static_cast<std::size_t>(layers), experts);
   return list;
 }
 
@@ -43,7 +44,8 @@ TEST_CASE("layer l of any number of layers takes group floor(4 l / L)", "[alloca
     const List list = experts_per_layer(Allocation::triangle, layers);
     REQUIRE(std::ssize(list) == layers);
     for (Index l = 0; l < layers; ++l)
-      CHECK(list[static_cast<std::size_t>(l)] == std::array<Index, 4>{8, 6, 4, 2}[static_cast<std::size_t>(4 * l / layers)]);
+      CHECK(list[static_cast<std::size_t>(l)] ==
+            std::array<Index, 4>{8, 6, 4, 2}[static_cast<std::size_t>(4 * l / layers)]);
   }
 }
 
@@ -61,12 +63,13 @@ TEST_CASE("a list is per layer or per group", "[allocation]") {
 
 TEST_CASE("a total is spread by largest remainder, at least one a layer", "[allocation]") {
   using W = std::vector<double>;
-  CHECK(spread_experts(10, W{1, 1, 1}) == List{4, 3, 3});       // equal remainders: the lower layer
-  CHECK(spread_experts(7, W{1, 2, 4}) == List{1, 2, 4});        // exact
+  CHECK(spread_experts(10, W{1, 1, 1}) == List{4, 3, 3});          // equal remainders: the lower layer
+  CHECK(spread_experts(7, W{1, 2, 4}) == List{1, 2, 4});           // exact
   CHECK(spread_experts(10, W{0.45, 0.3, 0.25}) == List{5, 3, 2});  // 4.5, 3, 2.5: the lower of the two halves
   CHECK(spread_experts(4, W{0, 0, 1}) == List{1, 1, 2});
   CHECK(spread_experts(3, W{5, 1, 100}) == List{1, 1, 1});
-  CHECK(spread_experts(160, Allocation::inverted_triangle, 32) == experts_per_layer(Allocation::inverted_triangle, 32));
+  CHECK(spread_experts(160, Allocation::inverted_triangle, 32) ==
+        experts_per_layer(Allocation::inverted_triangle, 32));
   CHECK(spread_experts(80, Allocation::triangle, 32) == groups({{4, 8}, {3, 8}, {2, 8}, {1, 8}}));
   for (Index layers = 1; layers < 20; ++layers)
     for (Index experts = layers; experts < 5 * layers; ++experts)

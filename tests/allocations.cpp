@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
-// A program of its own, because it replaces the allocator: after a call with at least as many tokens and the same
-// thread count, neither forward nor backward allocates, for every adapter of the list, d up to 1024, ranks up to 16.
+// A program of its own, because it replaces the allocator: after a call with at least as many tokens and the
+// same thread count, neither forward nor backward allocates, for every adapter of the list, d up to 1024,
+// ranks up to 16.
 #include "support/case_list.hpp"
+
+#include <moxie/adapter_set.hpp>
+#include <moxie/linear.hpp>
 
 #include <atomic>
 #include <cstdio>
@@ -91,6 +95,73 @@ long check(const Sizes& sizes, Index tokens) {
   return failures;
 }
 
+/// Calls f once to warm up, then counts.
+template <class F>
+long check_call(const char* name, int threads, F&& f) {
+  f();
+  allocations = 0;
+  counting = true;
+  f();
+  counting = false;
+  if (allocations > 0) std::printf("%s, %d threads: %ld allocations\n", name, threads, allocations.load());
+  return allocations > 0 ? 1 : 0;
+}
+
+template <class S, class Adapter>
+long check_linear(const char* name, const Adapter& adapter, Index in, Index out, Site site) {
+  long failures = 0;
+  const Matrix<S> weight = Rng(1).matrix<S>(out, in), x = Rng(2).matrix<S>(70, in),
+                  dy = Rng(3).matrix<S>(70, out);
+  const AdaptedLinear<Adapter> linear(adapter, weight, {}, site);
+  const Buffer<S> theta = make_theta(adapter, 1);
+  Buffer<S> dtheta(theta.size(), S(0));
+  Matrix<S> y(70, out), dx = Matrix<S>::Zero(70, in);
+  LinearCache<S> cache;
+  Workspace<S> workspace;
+  for (const int threads : {1, 2}) {
+    const Run run{.training = true, .threads = threads};
+    failures += check_call(name, threads, [&] {
+      linear.forward(theta, x, y, cache, workspace, run);
+      linear.backward(theta, x, dy, cache, workspace, run, dx, dtheta);
+    });
+  }
+  return failures;
+}
+
+template <class S>
+long check_set() {
+  AdapterSet<S> set;
+  const Module modules[] = {set.add("a", mola<S>({.in = 20, .out = 20, .experts = 4})),
+                            set.add("b", mov<S>({.features = 20, .heads = 2})),
+                            set.add("c", loramoe<S>({.in = 20, .out = 20}))};
+  set.init(1);
+  set.enable(modules[2], false);
+  const Matrix<S> x = Rng(1).matrix<S>(70, 20), dy = Rng(2).matrix<S>(70, 20);
+  Matrix<S> y = x, dx = x;
+  Buffer<S> dtheta(naive::at(set.size()), S(0));
+  Cache<S> caches[3];
+  Workspace<S> workspace;
+  long failures = 0;
+  for (const int threads : {1, 2}) {
+    const Run run{.training = true, .threads = threads};
+    failures += check_call("a set", threads, [&] {
+      for (std::size_t m = 0; m < 3; ++m) {
+        set.forward(modules[m], x, y, caches[m], workspace, run);
+        set.backward(modules[m], x, dy, caches[m], workspace, run, dx, dtheta);
+      }
+    });
+  }
+  return failures;
+}
+
+template <class S>
+long check_layers() {
+  return check_linear<S>("a layer with MoLoRA", molora<S>({.in = 33, .out = 20}), 33, 20, Site::output) +
+         check_linear<S>("a layer with MoV at its output", mov<S>({.features = 20}), 33, 20, Site::output) +
+         check_linear<S>("a layer with MoV at its input", mov<S>({.features = 33}), 33, 20, Site::input) +
+         check_set<S>();
+}
+
 }  // namespace
 }  // namespace moxie::test
 
@@ -107,7 +178,7 @@ int main() {
     std::printf("the allocator is not the counting one\n");
     return 1;
   }
-  long failures = 0;
+  long failures = check_layers<float>() + check_layers<double>();
   for (const Sizes& sizes : {Sizes{}, Sizes{.in = 1024, .out = 1024, .head = 512, .heads = 2, .ranks = 4},
                              Sizes{.in = 257, .out = 130, .head = 37, .heads = 3, .experts = 9}}) {
     const Index tokens = sizes.in > 100 ? 3 : 70;

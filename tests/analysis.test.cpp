@@ -33,7 +33,10 @@ std::string percent(const ParameterCount& count) {
 ParameterCount mola_count(const std::vector<Index>& experts_of_layer) {
   ParameterCount count{0, llama_base};
   for (const Index experts : experts_of_layer)
-    for (const Projection& p : llama) count.trainable += mola<float>({.in = p.in, .out = p.out, .experts = experts, .top_k = std::min<Index>(2, experts)}).size();
+    for (const Projection& p : llama)
+      count.trainable +=
+          mola<float>({.in = p.in, .out = p.out, .experts = experts, .top_k = std::min<Index>(2, experts)})
+              .size();
   count.all += count.trainable;
   return count;
 }
@@ -47,7 +50,8 @@ TEST_CASE("parameter counts recompute the published ones exactly", "[analysis]")
       for (const char* name : {"k", "v"}) set.add(name + std::to_string(i), ia3<float>({.features = 1024}));
     for (int i = 0; i < 48; ++i) set.add("wi_1." + std::to_string(i), ia3<float>({.features = 2816}));
     const ParameterCount count = count_parameters(set, 1229863936 - 282624);
-    CHECK(parameter_line(count) == "trainable params: 282,624 || all params: 1,229,863,936 || trainable%: 0.0230");
+    CHECK(parameter_line(count) ==
+          "trainable params: 282,624 || all params: 1,229,863,936 || trainable%: 0.0230");
   }
   SECTION("MoLA on LLaMA-2-7B") {
     for (const auto shape : {Allocation::triangle, Allocation::inverted_triangle, Allocation::hourglass,
@@ -67,7 +71,8 @@ TEST_CASE("parameter counts recompute the published ones exactly", "[analysis]")
   SECTION("LoRA on LLaMA-2-7B, seven projections") {
     const auto count = [](Index rank) {
       Index n = 0;
-      for (const Projection& p : llama) n += 32 * lora<float>({.in = p.in, .out = p.out, .rank = rank}).size();
+      for (const Projection& p : llama)
+        n += 32 * lora<float>({.in = p.in, .out = p.out, .rank = rank}).size();
       return n;
     };
     CHECK(count(64) == 159907840);
@@ -87,7 +92,8 @@ TEST_CASE("parameter counts recompute the published ones exactly", "[analysis]")
     CHECK(percent({count(8), llama_base + count(8)}) == "0.7558");
   }
   SECTION("IA3, LoRA, MoV and MoLoRA on T5-XL") {
-    const Index vectors = 72 * 2 * ia3<float>({.features = 2048}).size() + 48 * ia3<float>({.features = 5120}).size();
+    const Index vectors =
+        72 * 2 * ia3<float>({.features = 2048}).size() + 48 * ia3<float>({.features = 5120}).size();
     CHECK(vectors == 540672);
     CHECK(percent({vectors, t5_base + vectors}) == "0.0190");
     const auto lora_count = [](Index rank) {
@@ -118,7 +124,9 @@ TEST_CASE("parameter counts recompute the published ones exactly", "[analysis]")
   }
   SECTION("PEFT's documented lines") {
     const auto line = [](Index trainable, Index all) { return percent({trainable, all}); };
-    CHECK(36 * (lora<float>({.in = 2048, .out = 2048, .rank = 16}).size() + lora<float>({.in = 2048, .out = 256, .rank = 16}).size()) == 3686400);
+    CHECK(36 * (lora<float>({.in = 2048, .out = 2048, .rank = 16}).size() +
+                lora<float>({.in = 2048, .out = 256, .rank = 16}).size()) ==
+          3686400);
     CHECK(16 * lora<float>({.in = 2048, .out = 2048, .rank = 8}).size() == 524288);
     CHECK(24 * 2 * lora<float>({.in = 1024, .out = 1024, .rank = 16}).size() == 1572864);
     CHECK(line(1572864, 332769280) == "0.4727");
@@ -133,7 +141,8 @@ TEST_CASE("the parameter line groups thousands and rounds, whatever the locale",
   for (const char* locale : {"C", "de_DE.UTF-8", "de_DE"}) {
     if (std::setlocale(LC_ALL, locale) == nullptr) continue;
     CHECK(parameter_line({7, 1000}) == "trainable params: 7 || all params: 1,000 || trainable%: 0.7000");
-    CHECK(parameter_line({1234567, 1234567}) == "trainable params: 1,234,567 || all params: 1,234,567 || trainable%: 100.0000");
+    CHECK(parameter_line({1234567, 1234567}) ==
+          "trainable params: 1,234,567 || all params: 1,234,567 || trainable%: 100.0000");
     CHECK(parameter_line({0, 0}) == "trainable params: 0 || all params: 0 || trainable%: 0.0000");
   }
   std::setlocale(LC_ALL, before.c_str());
@@ -147,7 +156,8 @@ TEST_CASE("frozen fields do not count as trainable", "[analysis]") {
   CHECK((count.trainable == 16 && count.all == 124));
 }
 
-TEMPLATE_TEST_CASE("expert differences equal the norms of the updates' differences", "[analysis]", float, double) {
+TEMPLATE_TEST_CASE("expert differences equal the norms of the updates' differences", "[analysis]", float,
+                   double) {
   using S = TestType;
   Rng rng(1);
   for (const auto& [in, out] : {std::pair<Index, Index>{13, 9}, {3, 40}, {40, 2}}) {
@@ -183,7 +193,9 @@ TEST_CASE("expert differences stay accurate when experts nearly agree", "[analys
   const LoraBank<double> bank({.in = 50, .out = 30, .experts = 2, .rank = 4, .alpha = 4});
   std::vector<double> theta(naive::at(bank.size()));
   rng.fill(theta, -1, 1);
-  const auto expert = [&](Index e, Index j, Index i) -> double& { return theta[naive::at((4 * e + j) * 50 + i)]; };
+  const auto expert = [&](Index e, Index j, Index i) -> double& {
+    return theta[naive::at((4 * e + j) * 50 + i)];
+  };
   for (Index j = 0; j < 4; ++j)
     for (Index i = 0; i < 50; ++i) expert(1, j, i) = expert(0, j, i);
   const auto b = [&](Index e, Index j) { return theta.data() + 8 * 50 + (4 * e + j) * 30; };
@@ -223,7 +235,11 @@ TEST_CASE("routing statistics are means over the rows of each task", "[analysis]
 TEST_CASE("routing statistics refuse what does not fit and then count nothing", "[analysis]") {
   const Routing<double> r = route_logits<double>(golden_logits, 4, 2);
   RoutingStatistics statistics(2, 4), other(2, 3);
-  refused([&] { statistics.add(r, std::vector<int>{0, 1, 0}); }, Code::shape_mismatch, {"task_of_token", "3", "4"});
+  refused(
+      [&] {
+        statistics.add(r, std::vector<int>{0, 1, 0});
+      },
+      Code::shape_mismatch, {"task_of_token", "3", "4"});
   refused([&] { statistics.add(r, std::vector<int>{0, 1, 0, 2}); }, Code::config_range, {"task", "2"});
   refused([&] { other.add(r, std::vector<int>{0, 1, 0, 1}); }, Code::shape_mismatch, {"4 experts", "3"});
   CHECK((statistics.rows(0) == 0 && other.rows(0) == 0));

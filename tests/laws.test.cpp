@@ -44,10 +44,10 @@ TEMPLATE_TEST_CASE("splitting a batch changes no bit of y, routing and dx", "[la
           of_part.first_token += first;
           const auto tokens = range(first, count);
           const Outputs<S> part = evaluate(c, pick(whole, tokens), of_part);
-          same = same && same_bits(part.y, pick(all.y, tokens)) && same_bits(part.dx, pick(all.dx, tokens)) &&
-                 (!apart || !c.routes_by_weights() ||
-                  same_bits(part.drouter_x, pick(all.drouter_x, tokens))) &&
-                 same_routing(part.routing, pick(all.routing, tokens));
+          same =
+              same && same_bits(part.y, pick(all.y, tokens)) && same_bits(part.dx, pick(all.dx, tokens)) &&
+              (!apart || !c.routes_by_weights() || same_bits(part.drouter_x, pick(all.drouter_x, tokens))) &&
+              same_routing(part.routing, pick(all.routing, tokens));
         }
         CHECK(same);
       }
@@ -69,7 +69,8 @@ TEMPLATE_TEST_CASE("permuting the tokens of a batch changes no bit of theirs in 
   }
 }
 
-TEMPLATE_TEST_CASE("the number of threads changes no bit, weight gradients included", "[laws]", float, double) {
+TEMPLATE_TEST_CASE("the number of threads changes no bit, weight gradients included", "[laws]", float,
+                   double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>(large))
     for (Run run : runs(c)) {
@@ -176,14 +177,17 @@ TEMPLATE_TEST_CASE("what dtheta held before decides no order of summation", "[la
   }
 }
 
-TEMPLATE_TEST_CASE("the dense path equals the grouped path, the sign of zero aside", "[laws]", float, double) {
+TEMPLATE_TEST_CASE("the dense path equals the grouped path, the sign of zero aside", "[laws]", float,
+                   double) {
   using S = TestType;
-  for (const Sizes& sizes : {large, Sizes{}, Sizes{.in = 33, .out = 18, .head = 9, .heads = 3, .experts = 19}})
+  for (const Sizes& sizes :
+       {large, Sizes{}, Sizes{.in = 33, .out = 18, .head = 9, .heads = 3, .experts = 19}})
     for (const Case<S>& c : cases<S>(sizes))
       for (const Run& run : runs(c)) {
         INFO(c.name << (run.training ? ", training" : ""));
         const Inputs<S> data = make_inputs(c, 67, 8, false, true);
-        const Outputs<S> dense = evaluate(c, *c.dense, data, run), grouped = evaluate(c, *c.grouped, data, run),
+        const Outputs<S> dense = evaluate(c, *c.dense, data, run),
+                         grouped = evaluate(c, *c.grouped, data, run),
                          automatic = evaluate(c, *c.adapter, data, run);
         CHECK(same_values(dense.y, grouped.y));
         CHECK(same_values(dense.dx, grouped.dx));
@@ -239,8 +243,7 @@ TEMPLATE_TEST_CASE("strides and addresses change no bit", "[laws]", float, doubl
     const In<S> x_view(x.data() + 1, T, in, wide_in), dy_view(dy.data() + 1, T, out, wide_out);
     const bool apart = data.router_x.size() > 0;
     const Index routed = data.router_x.cols();
-    const In<S> r_view =
-        apart ? In<S>(router_x.data() + 1, T, routed, routed + 7) : In<S>();
+    const In<S> r_view = apart ? In<S>(router_x.data() + 1, T, routed, routed + 7) : In<S>();
     const Out<S> dr_view = apart ? Out<S>(drouter_x.data() + 1, T, routed, routed + 2) : Out<S>();
     const auto tail = [](auto& v) { return std::span(v).subspan(1); };
     Cache<S> cache;
@@ -256,8 +259,8 @@ TEMPLATE_TEST_CASE("strides and addresses change no bit", "[laws]", float, doubl
   }
 }
 
-TEMPLATE_TEST_CASE("a router run by itself and handed on equals the fused adapter to the bit", "[laws]", float,
-                   double) {
+TEMPLATE_TEST_CASE("a router run by itself and handed on equals the fused adapter to the bit", "[laws]",
+                   float, double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>(large))
     for (Run run : runs(c))
@@ -289,7 +292,8 @@ TEMPLATE_TEST_CASE("a router run by itself and handed on equals the fused adapte
       }
 }
 
-TEMPLATE_TEST_CASE("a router that reads another input sends its gradient there alone", "[laws]", float, double) {
+TEMPLATE_TEST_CASE("a router that reads another input sends its gradient there alone", "[laws]", float,
+                   double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>(large))
     for (const Run& run : runs(c)) {
@@ -309,7 +313,8 @@ TEMPLATE_TEST_CASE("a router that reads another input sends its gradient there a
     }
 }
 
-TEMPLATE_TEST_CASE("Run::scale: 0 is the base, 1 is no scale, 2 is twice the update", "[laws]", float, double) {
+TEMPLATE_TEST_CASE("Run::scale: 0 is the base, 1 is no scale, 2 is twice the update", "[laws]", float,
+                   double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>(large)) {
     INFO(c.name);
@@ -335,8 +340,8 @@ TEMPLATE_TEST_CASE("Run::scale: 0 is the base, 1 is no scale, 2 is twice the upd
   }
 }
 
-TEMPLATE_TEST_CASE("dropout, jitter and noise differ between steps, modules, seeds and tokens", "[laws]", float,
-                   double) {
+TEMPLATE_TEST_CASE("dropout, jitter and noise differ between steps, modules, seeds and tokens", "[laws]",
+                   float, double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>(large)) {
     if (!c.random()) continue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The gradients of every adapter of the list, against dual numbers through plain loops and, in double, against
-// central differences of the library's own forward.
+// The gradients of every adapter of the list, against dual numbers through plain loops and, in double,
+// against central differences of the library's own forward.
 #include "support/catch.hpp"
 
 #include "support/cases.hpp"

@@ -48,11 +48,10 @@ Worst compare(const Matrix<S>& got, const std::vector<Bounded>& wanted) {
 TEMPLATE_TEST_CASE("forward equals plain loops within the bounds", "[laws]", float, double) {
   using S = TestType;
   double seen = 0;
-  for (const Sizes& sizes :
-       {Sizes{}, Sizes{.in = 70, .out = 37, .head = 33, .heads = 2},
-        Sizes{.in = 1, .out = 1, .head = 1, .heads = 1, .experts = 2},
-        Sizes{.in = 17, .out = 16, .head = 8, .heads = 4, .experts = 9},
-        Sizes{.in = 40, .out = 130, .head = 129, .heads = 1, .experts = 33}})
+  for (const Sizes& sizes : {Sizes{}, Sizes{.in = 70, .out = 37, .head = 33, .heads = 2},
+                             Sizes{.in = 1, .out = 1, .head = 1, .heads = 1, .experts = 2},
+                             Sizes{.in = 17, .out = 16, .head = 8, .heads = 4, .experts = 9},
+                             Sizes{.in = 40, .out = 130, .head = 129, .heads = 1, .experts = 33}})
     for (const Case<S>& c : cases<S>(sizes))
       for (const bool training : {false, true})
         for (const double scale : {1.0, -0.75}) {
@@ -99,8 +98,8 @@ TEMPLATE_TEST_CASE("forward equals plain loops within the bounds", "[laws]", flo
 }
 
 TEMPLATE_TEST_CASE("integers come out exactly", "[laws]", float, double) {
-  // Small integers, a power of two for every scale: each product and sum is a number of S, so that any order of
-  // summation gives the same, and the reference is exact.
+  // Small integers, a power of two for every scale: each product and sum is a number of S, so that any order
+  // of summation gives the same, and the reference is exact.
   using S = TestType;
   for (const Sizes& sizes : {Sizes{}, Sizes{.in = 70, .out = 133, .head = 37, .heads = 2}})
     for (const Case<S>& c : cases<S>(sizes)) {
@@ -204,7 +203,8 @@ TEMPLATE_TEST_CASE("initial values depend on the seed and lie where the methods 
 
 TEMPLATE_TEST_CASE("one expert equals the plain adapter to the bit", "[laws]", float, double) {
   using S = TestType;
-  for (const Sizes& sizes : {Sizes{.experts = 1}, Sizes{.in = 70, .out = 133, .head = 37, .heads = 2, .experts = 1}}) {
+  for (const Sizes& sizes :
+       {Sizes{.experts = 1}, Sizes{.in = 70, .out = 133, .head = 37, .heads = 2, .experts = 1}}) {
     const auto list = cases<S>(sizes);
     for (const Case<S>& c : list) {
       if (!c.routes_by_weights() || c.bank_name.find("LoRA ") == 0 || c.bank_name == "rsLoRA") continue;
@@ -215,7 +215,8 @@ TEMPLATE_TEST_CASE("one expert equals the plain adapter to the bit", "[laws]", f
       without_router.theta.resize(naive::at(c.bank.size()));
       for (const Run& run : {Run{}, training_run()}) {
         if (run.training && c.router.k_steps > 0) continue;
-        const Outputs<S> one = evaluate(c, data, run), plain_outputs = evaluate(plain_adapter, without_router, run);
+        const Outputs<S> one = evaluate(c, data, run),
+                         plain_outputs = evaluate(plain_adapter, without_router, run);
         CHECK(!mostly_zero(one.y));
         CHECK(same_bits(one.y, plain_outputs.y));
         CHECK(same_values(one.dx, plain_outputs.dx));
@@ -300,7 +301,8 @@ TEMPLATE_TEST_CASE("permuting the experts with their router rows changes nothing
   }
 }
 
-TEMPLATE_TEST_CASE("a renormalised top-1 gives its router exactly no task gradient", "[laws]", float, double) {
+TEMPLATE_TEST_CASE("a renormalised top-1 gives its router exactly no task gradient", "[laws]", float,
+                   double) {
   using S = TestType;
   for (const Case<S>& c : cases<S>()) {
     if (c.router_name.find("top-1") != 0) continue;

@@ -77,13 +77,15 @@ void check_gradients(Layer<Adapter> layer) {
 TEST_CASE("an adapted layer is the frozen layer with the adapter at its output or input", "[linear]") {
   const Index in = 11, out = 6;
   for (const bool with_bias : {false, true}) {
-    Layer l(molora<double>({.in = in, .out = out, .experts = 3, .rank = 2}), in, out, Site::output, with_bias);
+    Layer l(molora<double>({.in = in, .out = out, .experts = 3, .rank = 2}), in, out, Site::output,
+            with_bias);
     Matrix<double> wanted = l.x * l.weight.transpose();
     if (with_bias) wanted.rowwise() += l.bias;
     Cache<double> cache;
     l.linear.adapter().forward(l.theta, l.x, wanted, cache, l.workspace);
     CHECK((l.forward() - wanted).cwiseAbs().maxCoeff() <= 1e-14 * 20);
-    Layer at_output(mov<double>({.features = out, .heads = 2, .experts = 3}), in, out, Site::output, with_bias);
+    Layer at_output(mov<double>({.features = out, .heads = 2, .experts = 3}), in, out, Site::output,
+                    with_bias);
     Matrix<double> base = at_output.x * at_output.weight.transpose(), scaled = base;
     if (with_bias) base.rowwise() += at_output.bias;
     at_output.linear.adapter().forward(at_output.theta, base, scaled, cache, at_output.workspace);
@@ -128,7 +130,8 @@ TEMPLATE_TEST_CASE("a merged layer equals the adapted one within the bound", "[l
     double apart = 0, largest = 0;
     for (Index t = 0; t < y.rows(); ++t)
       for (Index o = 0; o < y.cols(); ++o) {
-        apart = std::max(apart, std::abs(static_cast<double>(y(t, o)) - plain(t, o) - static_cast<double>(bias(o))));
+        apart = std::max(apart,
+                         std::abs(static_cast<double>(y(t, o)) - plain(t, o) - static_cast<double>(bias(o))));
         largest = std::max(largest, std::abs(plain(t, o)));
       }
     CHECK(apart <= 16 * unit<S> * 40 * largest);  // of at most 40 terms of |x||W| and |x||A||B|
@@ -172,21 +175,22 @@ TEST_CASE("an adapted layer refuses what does not fit", "[linear]") {
   Vector<S> bias = Vector<S>::Ones(6);
   refused([&] { single.linear.merge(single.theta, merged); }, shape, {"bias"});
   refused([&] { single.linear.merge(single.theta, merged.topRows(5), bias); }, shape, {"weight", "[5, 11]"});
-  refused([&] { single.linear.merge(std::span<const S>(single.theta).first(3), merged, bias); }, shape, {"theta"});
+  refused([&] { single.linear.merge(std::span<const S>(single.theta).first(3), merged, bias); }, shape,
+          {"theta"});
   CHECK((merged.array() == 5).all());
 }
 
 TEST_CASE("a routing that is refused leaves an adapted layer's y alone", "[linear]") {
   using S = double;
-  Layer layer(MoeAdapter(LoraBank<S>({.in = 11, .out = 6, .experts = 2}), GivenRouter<S>({.experts = 2})), 11, 6,
-              Site::output, true);
+  Layer layer(MoeAdapter(LoraBank<S>({.in = 11, .out = 6, .experts = 2}), GivenRouter<S>({.experts = 2})), 11,
+              6, Site::output, true);
   Matrix<S> y = Matrix<S>::Constant(7, 6, 77);
   refused([&] { layer.linear.forward(layer.theta, layer.x, y, layer.cache, layer.workspace); },
           Code::shape_mismatch, {"routing"});
   give_gates<S>(layer.cache.adapter.routing, Matrix<S>(Matrix<S>::Ones(7, 2)));
   layer.cache.adapter.routing.chosen[3] = 9;
-  refused([&] { layer.linear.forward(layer.theta, layer.x, y, layer.cache, layer.workspace); }, Code::router_output,
-          {"row 1", "9"});
+  refused([&] { layer.linear.forward(layer.theta, layer.x, y, layer.cache, layer.workspace); },
+          Code::router_output, {"row 1", "9"});
   CHECK((y.array() == 77).all());
   for (const int threads : {0, -1}) {
     give_gates<S>(layer.cache.adapter.routing, Matrix<S>(Matrix<S>::Ones(7, 2)));
@@ -204,11 +208,13 @@ TEST_CASE("backward of an adapted layer refuses what does not fit and changes no
     };
     refused([&] { backward(layer.x, layer.dy, dx, dtheta); }, Code::state_error);
     layer.forward();
-    refused([&] { backward(layer.x.topRows(5), layer.dy.topRows(5), dx.topRows(5), dtheta); }, Code::state_error);
+    refused([&] { backward(layer.x.topRows(5), layer.dy.topRows(5), dx.topRows(5), dtheta); },
+            Code::state_error);
     refused([&] { backward(layer.x.leftCols(9), layer.dy, dx, dtheta); }, Code::shape_mismatch, {"x"});
     refused([&] { backward(layer.x, layer.dy.leftCols(5), dx, dtheta); }, Code::shape_mismatch, {"dy"});
     refused([&] { backward(layer.x, layer.dy, dx.leftCols(9), dtheta); }, Code::shape_mismatch, {"dx"});
-    refused([&] { backward(layer.x, layer.dy, dx, std::span<S>(dtheta).first(3)); }, Code::shape_mismatch, {"dtheta"});
+    refused([&] { backward(layer.x, layer.dy, dx, std::span<S>(dtheta).first(3)); }, Code::shape_mismatch,
+            {"dtheta"});
     refused([&] { backward(layer.x, layer.dy, layer.x, dtheta); }, Code::aliased, {"dx overlaps x"});
     refused([&] { backward(layer.x, layer.dy, dx, dtheta, {.seed = 4}); }, Code::state_error, {"run"});
     CHECK((dx.array() == 3).all());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Prints a hash of every output and gradient of the list. Built with and without OpenMP, the two programs must
-// print the same text.
+// Prints a hash of every output and gradient of the list. Built with and without OpenMP, the two programs
+// must print the same text.
 #include "support/case_list.hpp"
 
 #include <cstdio>

@@ -7,8 +7,10 @@ using namespace moxie;
 
 TEST_CASE("presets have the published defaults", "[presets]") {
   const auto plain = lora<float>({.in = 12, .out = 10});
-  CHECK((plain.experts().config().rank == 8 && plain.experts().scale(0) == 1 && plain.experts().experts() == 1));
-  CHECK((plain.experts().config().dropout == 0 && !plain.experts().config().bias && plain.method == Method::lora));
+  CHECK((plain.experts().config().rank == 8 && plain.experts().scale(0) == 1 &&
+         plain.experts().experts() == 1));
+  CHECK((plain.experts().config().dropout == 0 && !plain.experts().config().bias &&
+         plain.method == Method::lora));
 
   const auto vector = ia3<float>({.features = 12, .heads = 3});
   CHECK((vector.size() == 12 && vector.experts().rows_per_token() == 3 && vector.method == Method::ia3));
@@ -26,7 +28,8 @@ TEST_CASE("presets have the published defaults", "[presets]") {
   const auto localized = loramoe<float>({.in = 12, .out = 10});
   CHECK((localized.experts().experts() == 8 && localized.experts().config().rank == 4));
   CHECK((localized.experts().scale(0) == 8 && localized.experts().config().dropout == 0.05));
-  CHECK((localized.experts().config().mask == DropoutMask::per_expert && localized.method == Method::loramoe));
+  CHECK(
+      (localized.experts().config().mask == DropoutMask::per_expert && localized.method == Method::loramoe));
   CHECK((localized.experts().config().init == Init::kaiming_uniform &&
          localized.router().config().init == Init::kaiming_uniform));
   CHECK((loramoe_balance<float>().config().delta == 0.1 && loramoe_balance_weight == 0.1));
@@ -34,7 +37,8 @@ TEST_CASE("presets have the published defaults", "[presets]") {
 
   const auto layered = mola<float>({.in = 12, .out = 10, .experts = 4});
   CHECK((layered.experts().config().rank == 8 && layered.experts().scale(0) == 2));
-  CHECK((layered.experts().config().dropout == 0.05 && layered.experts().config().mask == DropoutMask::shared));
+  CHECK(
+      (layered.experts().config().dropout == 0.05 && layered.experts().config().mask == DropoutMask::shared));
   CHECK((layered.router().config().k == 2 && layered.router().config().weights == TopKWeights::renormalised));
   CHECK((layered.method == Method::mola && mola_balance_weight == 0.001));
   CHECK((mola_balance<float>().config().sum == ShareSum::one &&
@@ -43,5 +47,6 @@ TEST_CASE("presets have the published defaults", "[presets]") {
 
 TEST_CASE("every method has its name", "[presets]") {
   CHECK((name(Method::lora) == "LoRA" && name(Method::ia3) == "IA3" && name(Method::mov) == "MoV"));
-  CHECK((name(Method::molora) == "MoLoRA" && name(Method::loramoe) == "LoRAMoE" && name(Method::mola) == "MoLA"));
+  CHECK((name(Method::molora) == "MoLoRA" && name(Method::loramoe) == "LoRAMoE" &&
+         name(Method::mola) == "MoLA"));
 }

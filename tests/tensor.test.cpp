@@ -9,7 +9,8 @@
 using namespace moxie;
 using namespace moxie::test;
 
-TEMPLATE_TEST_CASE("a (batch, seq, d) tensor is the rows of a call, without a copy", "[tensor]", float, double) {
+TEMPLATE_TEST_CASE("a (batch, seq, d) tensor is the rows of a call, without a copy", "[tensor]", float,
+                   double) {
   using S = TestType;
   Eigen::Tensor<S, 3, Eigen::RowMajor> x(2, 5, 6), y(2, 5, 4);
   for (Index i = 0; i < x.size(); ++i) x.data()[i] = static_cast<S>(i % 7) - S(3);
@@ -54,6 +55,8 @@ TEST_CASE("a bank's A, B and L are rank-3 tensors over theta", "[tensor]") {
   CHECK(l(1, 2, 0) == 12 + 6);
   const LoraBank<double> mixed({.in = 5, .out = 4, .experts = 2, .ranks = {2, 4}});
   refused([&] { lora_a(mixed, std::span<double>(theta)); }, Code::shape_mismatch, {"rank 4", "rank 2"});
-  refused([&] { lora_b(bank, std::span<double>(theta).first(3)); }, Code::shape_mismatch, {"theta", "3", "54"});
-  refused([&] { ia3_l(vectors, std::span<double>(theta).first(3)); }, Code::shape_mismatch, {"theta", "3", "24"});
+  refused([&] { lora_b(bank, std::span<double>(theta).first(3)); }, Code::shape_mismatch,
+          {"theta", "3", "54"});
+  refused([&] { ia3_l(vectors, std::span<double>(theta).first(3)); }, Code::shape_mismatch,
+          {"theta", "3", "24"});
 }

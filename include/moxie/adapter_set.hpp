@@ -154,9 +154,12 @@ class AdapterSet {
           if (cache.tokens != x.rows || cache.run.scale != 0)
             fail(Code::state_error,
                  "backward of module " + entry.name + ", which is off, without its forward");
+          detail::expect_shape("x", x, -1, adapter.in());
           detail::expect_shape("dy", dy, x.rows, adapter.out());
+          if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, adapter.in());
+          detail::expect_apart("dx", dx, "x", x);
+          detail::expect_apart("dx", dx, "dy", dy);
           if (!adapter.multiplicative || dx.empty()) return;
-          detail::expect_shape("dx", dx, x.rows, adapter.in());
           for (Index t = 0; t < x.rows; ++t)
             for (Index i = 0; i < x.cols; ++i) dx.row(t)[i] += dy.row(t)[i];
         },

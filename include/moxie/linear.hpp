@@ -85,6 +85,9 @@ class AdaptedLinear {
     if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
     detail::expect_apart("dx", dx, "x", x);
     detail::expect_apart("dx", dx, "dy", dy);
+    if (cache.adapter.tokens >= 0 && cache.adapter.tokens != x.rows)
+      fail(Code::state_error, "backward of " + detail::text(x.rows) + " tokens with the cache of " +
+                                  detail::text(cache.adapter.tokens));
     if constexpr (!Adapter::multiplicative) {
       adapter_.backward(theta, x, dy, cache.adapter, workspace, run, dx, dtheta, drouting);
       base_backward(dy, dx, run);

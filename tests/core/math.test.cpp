@@ -27,7 +27,8 @@ std::vector<int> top(const std::vector<S>& z, Index k) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("softmax equals the plain formula, sums to 1 and ignores a shift", "[core]", float, double) {
+TEMPLATE_TEST_CASE("softmax equals the plain formula, sums to 1 and ignores a shift", "[core]", float,
+                   double) {
   using S = TestType;
   Rng rng(1);
   Worst worst;
@@ -52,8 +53,8 @@ TEMPLATE_TEST_CASE("softmax equals the plain formula, sums to 1 and ignores a sh
   CHECK(worst.ratio() <= 1);
 }
 
-TEMPLATE_TEST_CASE("softmax of any finite logits is finite; NaN and infinity make a row of NaN", "[core]", float,
-                   double) {
+TEMPLATE_TEST_CASE("softmax of any finite logits is finite; NaN and infinity make a row of NaN", "[core]",
+                   float, double) {
   using S = TestType;
   const S huge = std::numeric_limits<S>::max(), inf = std::numeric_limits<S>::infinity(), nan = std::nan("");
   using Row = std::vector<S>;
@@ -63,7 +64,8 @@ TEMPLATE_TEST_CASE("softmax of any finite logits is finite; NaN and infinity mak
   CHECK(softmax_of<S>({S(1e38), S(-1e38), S(1e38)}) == Row{S(0.5), 0, S(0.5)});
   CHECK(softmax_of<S>({S(100), 0}) == Row{1, std::exp(S(-100))});
   CHECK(softmax_of<S>({-inf, 0}) == Row{0, 1});
-  for (const Row& row : {Row{nan, 0, 1}, Row{0, nan, 1}, Row{0, inf, 1}, Row{-inf, -inf, -inf}, Row{nan, nan, nan}})
+  for (const Row& row :
+       {Row{nan, 0, 1}, Row{0, nan, 1}, Row{0, inf, 1}, Row{-inf, -inf, -inf}, Row{nan, nan, nan}})
     CHECK(std::isnan(softmax_of(row)[0]));
 }
 

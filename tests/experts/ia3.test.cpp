@@ -16,7 +16,8 @@ TEST_CASE("an IA3 bank refuses settings out of range by name", "[experts]") {
   const Code range = Code::config_range;
   refused([] { Bank({.features = 0}); }, range, {"IA3 features", "0"});
   refused([] { Bank({.features = 6, .experts = 0}); }, range, {"IA3 experts", "0"});
-  for (const Index heads : {0, -1, 4}) refused([&] { Bank({.features = 6, .heads = heads}); }, range, {"IA3 heads", "6"});
+  for (const Index heads : {0, -1, 4})
+    refused([&] { Bank({.features = 6, .heads = heads}); }, range, {"IA3 heads", "6"});
   refused([] { Bank({.features = Index{1} << 40, .experts = Index{1} << 40}); }, Code::too_large, {"IA3"});
 }
 
@@ -27,7 +28,8 @@ TEST_CASE("vectors lie per head, start at 1 and do not decay", "[experts]") {
   CHECK((!flat.fields()[0].decay && flat.size() == 18 && heads.size() == 18));
 }
 
-TEST_CASE("top-2 without renormalising scales the activation by the golden values at the start", "[experts]") {
+TEST_CASE("top-2 without renormalising scales the activation by the golden values at the start",
+          "[experts]") {
   // A unit matrix for router makes x the logits; every vector is 1.
   const MoeAdapter<Bank, TopKRouter<double>> adapter(
       Bank({.features = 4, .experts = 4}),

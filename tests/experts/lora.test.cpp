@@ -20,10 +20,12 @@ TEST_CASE("a LoRA bank refuses settings out of range by name", "[experts]") {
   refused([] { Bank({.in = 3, .out = 3, .experts = 2, .ranks = {1, 0}}); }, range, {"LoRA rank", "0"});
   refused([] { Bank({.in = 3, .out = 3, .experts = 2, .ranks = {1}}); }, range, {"ranks", "1", "2"});
   refused([] { Bank({.in = 3, .out = 3, .scales = {1}}); }, range, {"scales", "1", "0 unless"});
-  refused([] { Bank({.in = 3, .out = 3, .experts = 2, .scaling = LoraScaling::fixed, .scales = {1}}); }, range,
-          {"scales", "1", "2"});
-  refused([&] { Bank({.in = 3, .out = 3, .scaling = LoraScaling::fixed, .scales = {nan}}); }, range, {"scale"});
-  for (const double alpha : {nan, HUGE_VAL}) refused([&] { Bank({.in = 3, .out = 3, .alpha = alpha}); }, range, {"alpha"});
+  refused([] { Bank({.in = 3, .out = 3, .experts = 2, .scaling = LoraScaling::fixed, .scales = {1}}); },
+          range, {"scales", "1", "2"});
+  refused([&] { Bank({.in = 3, .out = 3, .scaling = LoraScaling::fixed, .scales = {nan}}); }, range,
+          {"scale"});
+  for (const double alpha : {nan, HUGE_VAL})
+    refused([&] { Bank({.in = 3, .out = 3, .alpha = alpha}); }, range, {"alpha"});
   for (const double dropout : {-0.1, 1.0, 2.0, nan})
     refused([&] { Bank({.in = 3, .out = 3, .dropout = dropout}); }, range, {"dropout", "below 1"});
   refused([] { Bank({.in = Index{1} << 62, .out = 3}); }, Code::too_large, {"LoRA A"});
@@ -33,7 +35,11 @@ TEST_CASE("a LoRA bank refuses settings out of range by name", "[experts]") {
 TEST_CASE("scales are alpha / r, alpha / sqrt(r), or what was given", "[experts]") {
   const Bank plain({.in = 3, .out = 3, .experts = 2, .ranks = {4, 16}, .alpha = 8});
   CHECK((plain.scale(0) == 2 && plain.scale(1) == 0.5));
-  const Bank rs({.in = 3, .out = 3, .experts = 2, .ranks = {4, 16}, .alpha = 8,
+  const Bank rs({.in = 3,
+                 .out = 3,
+                 .experts = 2,
+                 .ranks = {4, 16},
+                 .alpha = 8,
                  .scaling = LoraScaling::alpha_over_sqrt_rank});
   CHECK((rs.scale(0) == 4 && rs.scale(1) == 2));
   const Bank fixed({.in = 3, .out = 3, .experts = 2, .scaling = LoraScaling::fixed, .scales = {3, -1}});
@@ -56,7 +62,8 @@ TEST_CASE("dropout keeps its share, scales what it keeps, and differs between ex
   const std::vector<double> x(features, 1);
   const auto mask = [&](std::uint64_t id, Index token, double p) {
     std::vector<double> y(features);
-    detail::drop(p, id, In<double>(x.data(), 1, features), 0, features, token, Run{.training = true}, y.data(), features);
+    detail::drop(p, id, In<double>(x.data(), 1, features), 0, features, token, Run{.training = true},
+                 y.data(), features);
     return y;
   };
   for (const double p : {0.05, 0.5, 0.9}) {

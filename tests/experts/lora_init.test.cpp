@@ -40,7 +40,8 @@ TEST_CASE("starts from the weight leave the layer's output as it was", "[experts
     // PiSSA takes the three largest singular values out of W; MiCA's B spans what W uses least.
     const Eigen::BDCSVD<Eigen::MatrixXd> svd(w, Eigen::ComputeThinU | Eigen::ComputeThinV);
     const Eigen::BDCSVD<Eigen::MatrixXd> rest(Eigen::MatrixXd(start(bank, WeightInit::pissa, w).residual));
-    for (Index i = 0; i < 3; ++i) CHECK(std::abs(rest.singularValues()(i) - svd.singularValues()(i + 3)) <= 1e-12);
+    for (Index i = 0; i < 3; ++i)
+      CHECK(std::abs(rest.singularValues()(i) - svd.singularValues()(i + 3)) <= 1e-12);
     const Start pissa = start(bank, WeightInit::pissa, w);
     CHECK(std::abs(pissa.a.norm() - pissa.b.norm()) <= 1e-12);
     const Start mica = start(bank, WeightInit::mica, w);
@@ -64,7 +65,8 @@ TEST_CASE("the orthogonal start has B A = 0 with neither 0", "[experts]") {
 TEST_CASE("starts from the weight refuse what they cannot start", "[experts]") {
   const Matrix<S> w = Rng(1).matrix<S>(6, 9);
   Matrix<S> residual = Matrix<S>::Constant(6, 9, 3);
-  const auto refuse = [&](const LoraConfig& config, In<S> weight, Code code, const std::vector<std::string>& words) {
+  const auto refuse = [&](const LoraConfig& config, In<S> weight, Code code,
+                          const std::vector<std::string>& words) {
     const LoraBank<S> bank(config);
     std::vector<S> theta(static_cast<std::size_t>(bank.size()), 7.0);
     refused([&] { init_from_weight<S>(bank, WeightInit::pissa, weight, theta, residual); }, code, words);
@@ -76,6 +78,6 @@ TEST_CASE("starts from the weight refuse what they cannot start", "[experts]") {
   refuse({.in = 9, .out = 6, .rank = 2}, w.topRows(5), Code::shape_mismatch, {"weight", "[5, 9]", "[6, 9]"});
   refuse({.in = 9, .out = 6, .rank = 2, .alpha = -1}, w, Code::config_range, {"scale", "above 0"});
   std::vector<S> theta(45);
-  refused([&] { init_orthogonal<S>(LoraBank<S>({.in = 9, .out = 6, .rank = 3}), theta, 1); }, Code::config_range,
-          {"rank", "3", "even"});
+  refused([&] { init_orthogonal<S>(LoraBank<S>({.in = 9, .out = 6, .rank = 3}), theta, 1); },
+          Code::config_range, {"rank", "3", "even"});
 }

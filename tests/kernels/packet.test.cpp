@@ -15,7 +15,8 @@ using kernels::Into;
 namespace {
 
 /// Around every packet and block size that a target has, and well beyond.
-const std::vector<Index> lengths{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300};
+const std::vector<Index> lengths{1,  2,  3,  4,  5,  7,  8,   9,   15,  16, 17,
+                                 31, 32, 33, 63, 64, 65, 127, 128, 129, 300};
 const std::vector<Index> counts{1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 17};
 
 /// Rows of `stride` scalars that start `shift` scalars behind an aligned address, with guards between them.
@@ -24,7 +25,11 @@ struct Rows {
   Buffer<S> memory;
   Index rows, cols, stride, shift;
   Rows(Index r, Index c, Index gap = 0, Index first = 0)
-      : memory(naive::at(first + r * (c + gap) + 16), S(-77)), rows(r), cols(c), stride(c + gap), shift(first) {}
+      : memory(naive::at(first + r * (c + gap) + 16), S(-77)),
+        rows(r),
+        cols(c),
+        stride(c + gap),
+        shift(first) {}
   S* data() { return memory.data() + shift; }
   const S* data() const { return memory.data() + shift; }
   S& at(Index r, Index c) { return data()[r * stride + c]; }
@@ -76,11 +81,13 @@ TEMPLATE_TEST_CASE("dot equals plain loops for every shape, stride and address",
     for (const Index n : counts)
       for (const Index tokens : {1, 2, 4, 5, 9}) {
         const Index gap = rng.integer(0, 3), shift = rng.integer(0, 7);
-        Rows<S> x(tokens, d, gap, shift), a(n, d, rng.integer(0, 2), rng.integer(0, 7)), h(tokens, n, gap, shift);
+        Rows<S> x(tokens, d, gap, shift), a(n, d, rng.integer(0, 2), rng.integer(0, 7)),
+            h(tokens, n, gap, shift);
         x.fill(rng);
         a.fill(rng);
         dot(x, a, h);
-        const auto wanted = naive::dot(x.template values<Bounded>(), tokens, a.template values<Bounded>(), n, d);
+        const auto wanted =
+            naive::dot(x.template values<Bounded>(), tokens, a.template values<Bounded>(), n, d);
         const auto got = h.template values<S>();
         for (std::size_t i = 0; i < wanted.size(); ++i) worst.see(got[i], wanted[i]);
         REQUIRE(h.guarded());
@@ -101,14 +108,15 @@ TEMPLATE_TEST_CASE("combine equals plain loops for every shape, stride and addre
       for (const Index depth : {0, 1, 2, 7, 33})
         for (const Into into : {Into::set, Into::chain, Into::add}) {
           const Index gap = rng.integer(0, 3), shift = rng.integer(0, 7);
-          Rows<S> c(rows, depth, 1, shift), m(depth, cols, gap, rng.integer(0, 7)), out(rows, cols, gap, shift);
+          Rows<S> c(rows, depth, 1, shift), m(depth, cols, gap, rng.integer(0, 7)),
+              out(rows, cols, gap, shift);
           c.fill(rng);
           m.fill(rng);
           out.fill(rng);
           const auto before = out.template values<Bounded>();
           combine(into, c, m, out);
-          auto wanted = naive::combine(c.template values<Bounded>(), rows, depth, m.template values<Bounded>(),
-                                       cols);
+          auto wanted =
+              naive::combine(c.template values<Bounded>(), rows, depth, m.template values<Bounded>(), cols);
           const auto got = out.template values<S>();
           for (std::size_t i = 0; i < wanted.size(); ++i) {
             if (into != Into::set) wanted[i] += before[i];
@@ -161,13 +169,15 @@ TEMPLATE_TEST_CASE("products of small integers are exact", "[kernels]", float, d
         exact = exact && static_cast<long long>(h.at(t, j)) == sum;
         for (Index i = 0; i < d; ++i) updates[naive::at(i)] += sum * static_cast<long long>(a.at(j, i));
       }
-      for (Index i = 0; i < d; ++i) exact = exact && static_cast<long long>(out.at(t, i)) == updates[naive::at(i)];
+      for (Index i = 0; i < d; ++i)
+        exact = exact && static_cast<long long>(out.at(t, i)) == updates[naive::at(i)];
     }
   }
   CHECK(exact);
 }
 
-TEMPLATE_TEST_CASE("a row has the same bits alone and among any number of others", "[kernels]", float, double) {
+TEMPLATE_TEST_CASE("a row has the same bits alone and among any number of others", "[kernels]", float,
+                   double) {
   using S = TestType;
   Rng rng(5);
   bool same_dot = true, same_combine = true;
@@ -213,15 +223,16 @@ TEMPLATE_TEST_CASE("columns computed by themselves have the same bits", "[kernel
   bool same_columns = true;
   for (const auto& [first, width] : {std::pair<Index, Index>{0, 64}, {64, 64}, {128, 72}, {3, 1}, {70, 17}}) {
     Rows<S> part(7, width);
-    kernels::combine(Into::set, c.data(), c.stride, Index{1}, Index{7}, Index{23}, m.data() + first, m.stride, width,
-                     part.data(), part.stride);
+    kernels::combine(Into::set, c.data(), c.stride, Index{1}, Index{7}, Index{23}, m.data() + first, m.stride,
+                     width, part.data(), part.stride);
     for (Index r = 0; r < 7; ++r)
-      for (Index i = 0; i < width; ++i) same_columns = same_columns && part.at(r, i) == whole.at(r, first + i);
+      for (Index i = 0; i < width; ++i)
+        same_columns = same_columns && part.at(r, i) == whole.at(r, first + i);
   }
   for (const auto& [first, n] : {std::pair<Index, Index>{0, 8}, {8, 11}, {5, 1}, {3, 9}}) {
     Rows<S> part(5, n);
-    kernels::dot(x.data(), x.stride, Index{5}, a.data() + first * a.stride, a.stride, n, Index{77}, part.data(),
-                 part.stride);
+    kernels::dot(x.data(), x.stride, Index{5}, a.data() + first * a.stride, a.stride, n, Index{77},
+                 part.data(), part.stride);
     for (Index t = 0; t < 5; ++t)
       for (Index j = 0; j < n; ++j) same_columns = same_columns && part.at(t, j) == h.at(t, first + j);
   }

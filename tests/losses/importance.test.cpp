@@ -116,7 +116,7 @@ TEST_CASE("importance and load refuse a mask that does not fit, and then add not
   const Batch batch{.mask = {1, 1, 1, 1}};
   refused([&] { backward_of(ImportanceLoss<double>({.mask_padding = true}), r, batch, 1, g); },
           Code::shape_mismatch, {"mask", "4", "5"});
-  refused([&] { backward_of(LoadLoss<double>({.mask_padding = true}), r, batch, 1, g); }, Code::shape_mismatch,
-          {"mask", "4", "5"});
+  refused([&] { backward_of(LoadLoss<double>({.mask_padding = true}), r, batch, 1, g); },
+          Code::shape_mismatch, {"mask", "4", "5"});
   for (const auto& gradient : g) CHECK((gradient.gates.empty() && gradient.logits.empty()));
 }

@@ -27,9 +27,9 @@ double plain_value(const std::vector<const Routing<S>*>& routings, ShareSum sum,
         p[naive::at(e)] += static_cast<double>(r->probs[naive::at(row * N + e)]);
         if (r->probs[naive::at(row * N + e)] > r->probs[naive::at(row * N + best)]) best = e;
         const int* chosen = r->chosen_row(row);
-        const bool served = count == ShareCount::chosen &&
-                            std::find(chosen, chosen + r->count[naive::at(row)], e) !=
-                                chosen + r->count[naive::at(row)];
+        const bool served =
+            count == ShareCount::chosen &&
+            std::find(chosen, chosen + r->count[naive::at(row)], e) != chosen + r->count[naive::at(row)];
         c[naive::at(e)] += served ? 1 : 0;
         choices += served ? 1 : 0;
       }
@@ -83,19 +83,23 @@ TEMPLATE_TEST_CASE("load balance equals plain loops in every form, with its grad
         }
 }
 
-TEST_CASE("load balance counts heads as rows, and may sum losses of different numbers of experts", "[losses]") {
+TEST_CASE("load balance counts heads as rows, and may sum losses of different numbers of experts",
+          "[losses]") {
   Rng rng(3);
   const std::vector<Routing<double>> heads{random_routing<double>(rng, 4, 3, 2, 5)};
   const Batch batch{.mask = {1, 0, 1, 1}};
   check_gradients(LoadBalance<double>::mixtral(), heads, batch);
   CHECK(std::abs(value_of(LoadBalance<double>::mixtral(), heads, batch) -
                  plain_value<double>({&heads[0]}, ShareSum::k, ShareCount::chosen, batch.mask)) <= 1e-12);
-  const std::vector<Routing<double>> layers{random_routing<double>(rng, 4, 3, 2), random_routing<double>(rng, 6, 8, 2)};
+  const std::vector<Routing<double>> layers{random_routing<double>(rng, 4, 3, 2),
+                                            random_routing<double>(rng, 6, 8, 2)};
   check_gradients(LoadBalance<double>::adamole(), layers);
-  refused([&] { value_of(LoadBalance<double>::mola(), layers); }, Code::shape_mismatch, {"3", "8", "Pool::sum"});
+  refused([&] { value_of(LoadBalance<double>::mola(), layers); }, Code::shape_mismatch,
+          {"3", "8", "Pool::sum"});
 }
 
-TEST_CASE("load balance is 1 or k at uniform routing and does not move when experts are permuted", "[losses]") {
+TEST_CASE("load balance is 1 or k at uniform routing and does not move when experts are permuted",
+          "[losses]") {
   // Every expert chosen equally often, equal probabilities.
   std::vector<Routing<double>> r{route_logits<double>(std::vector<double>(16, 0.0), 4, 2)};
   for (Index row = 0; row < 4; ++row) {
@@ -122,12 +126,17 @@ TEMPLATE_TEST_CASE("load balance is finite at every edge", "[losses]", float, do
 
 TEST_CASE("load balance refuses masks and gradients that do not fit, and then adds nothing", "[losses]") {
   Rng rng(4);
-  const std::vector<Routing<double>> r{random_routing<double>(rng, 4, 3, 2), random_routing<double>(rng, 5, 3, 2)};
+  const std::vector<Routing<double>> r{random_routing<double>(rng, 4, 3, 2),
+                                       random_routing<double>(rng, 5, 3, 2)};
   const auto loss = LoadBalance<double>::hmora();
   std::vector<Routing<double>> g(2);
   g[0].zero_gradient_of(r[0]);
   g[1].zero_gradient_of(r[1]);
-  refused([&] { backward_of(loss, r, {.mask = {1, 1, 1, 1}}, 1, g); }, Code::shape_mismatch, {"mask", "4", "5"});
+  refused(
+      [&] {
+        backward_of(loss, r, {.mask = {1, 1, 1, 1}}, 1, g);
+      },
+      Code::shape_mismatch, {"mask", "4", "5"});
   CHECK((g[0].probs.empty() && g[1].probs.empty()));
   refused([&] { value_of(loss, r, {.mask = {1, 1, 1, 1}}); }, Code::shape_mismatch, {"mask", "4", "5"});
   g.pop_back();

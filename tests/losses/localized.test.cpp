@@ -21,7 +21,8 @@ double plain_value(const Routing<double>& r, const Batch& batch, const std::vect
   for (std::size_t b = 0; b + 1 < batch.samples.size(); ++b)
     for (Index e = 0; e < r.experts; ++e) {
       double q = 0;
-      for (Index row = batch.samples[b] * r.rows_per_token; row < batch.samples[b + 1] * r.rows_per_token; ++row)
+      for (Index row = batch.samples[b] * r.rows_per_token; row < batch.samples[b + 1] * r.rows_per_token;
+           ++row)
         if (!masked || batch.mask[naive::at(row / r.rows_per_token)] != 0)
           q += r.probs[naive::at(row * r.experts + e)];
       const bool matches = group_of_type[naive::at(batch.types[b])] == group_of_expert[naive::at(e)];
@@ -57,9 +58,13 @@ TEST_CASE("the localized constraint equals plain loops in every form, with its g
       for (const double delta : {0.0, 0.1, 0.5})
         for (const bool masked : {false, true})
           for (const Index heads : {1, 2}) {
-            const Loss loss({.delta = delta, .dispersion = dispersion, .group_sizes = groups.sizes,
-                             .group_of_type = groups.of_type, .mask_padding = masked});
-            const Batch batch{.samples = {0, 3, 4, 9}, .mask = {1, 1, 0, 1, 1, 1, 1, 0, 0},
+            const Loss loss({.delta = delta,
+                             .dispersion = dispersion,
+                             .group_sizes = groups.sizes,
+                             .group_of_type = groups.of_type,
+                             .mask_padding = masked});
+            const Batch batch{.samples = {0, 3, 4, 9},
+                              .mask = {1, 1, 0, 1, 1, 1, 1, 0, 0},
                               .types = {1, 0, static_cast<int>(groups.of_type.size()) - 1}};
             const std::vector<Routing<double>> r{random_routing<double>(rng, 9, groups.experts, 2, heads),
                                                  random_routing<double>(rng, 9, groups.experts, 2, heads)};
@@ -99,10 +104,10 @@ TEMPLATE_TEST_CASE("the localized constraint is finite at every edge", "[losses]
   using S = TestType;
   for (const auto dispersion : {Dispersion::cv_squared, Dispersion::variance_over_mean})
     for (const auto& edge : edge_routings<S>(false)) {
-      const LocalizedBalance<S> loss({.dispersion = dispersion,
-                                      .group_sizes = edge.experts == 1 ? std::vector<Index>{1}
-                                                                       : std::vector<Index>{1, edge.experts - 1},
-                                      .group_of_type = {0, 0}});
+      const LocalizedBalance<S> loss(
+          {.dispersion = dispersion,
+           .group_sizes = edge.experts == 1 ? std::vector<Index>{1} : std::vector<Index>{1, edge.experts - 1},
+           .group_of_type = {0, 0}});
       const Batch batch{.samples = {0, edge.rows}, .types = {1}};
       CHECK(finite(loss, std::vector{edge}, batch));
     }
@@ -116,7 +121,8 @@ TEST_CASE("the localized constraint refuses what does not fit, and then adds not
   const std::vector<Routing<double>> r{route_logits<double>(golden_logits, 4, 2)};
   std::vector<Routing<double>> g(1);
   g[0].zero_gradient_of(r[0]);
-  const auto bad = [&](const Loss& loss, const Batch& batch, Code code, const std::vector<std::string>& words) {
+  const auto bad = [&](const Loss& loss, const Batch& batch, Code code,
+                       const std::vector<std::string>& words) {
     refused([&] { value_of(loss, r, batch); }, code, words);
     refused([&] { backward_of(loss, r, batch, 1, g); }, code, words);
     CHECK(g[0].probs.empty());
@@ -132,7 +138,8 @@ TEST_CASE("the localized constraint refuses what does not fit, and then adds not
   bad(Loss({.mask_padding = true}), {.samples = {0, 2, 4}, .mask = {1, 1}, .types = {0, 1}}, shape, {"mask"});
   bad(Loss({.group_sizes = {2, 1}}), golden_batch, shape, {"3", "4 experts"});
   const Code range = Code::config_range;
-  for (const double delta : {-0.1, 1.0, std::nan("")}) refused([&] { Loss({.delta = delta}); }, range, {"delta"});
+  for (const double delta : {-0.1, 1.0, std::nan("")})
+    refused([&] { Loss({.delta = delta}); }, range, {"delta"});
   refused([] { Loss({.group_sizes = {2, 0}}); }, range, {"group size", "0"});
   refused([] { Loss({.group_of_type = {0, 2}}); }, range, {"group", "2", "0 to 1"});
   const std::vector<Routing<double>> odd{route_logits<double>({1, 2, 3}, 3, 2)};

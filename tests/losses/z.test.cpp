@@ -48,10 +48,14 @@ TEMPLATE_TEST_CASE("the z-loss is finite at every edge", "[losses]", float, doub
 
 TEST_CASE("the z-loss refuses a mask that does not fit, and then adds nothing", "[losses]") {
   Rng rng(2);
-  const std::vector<Routing<double>> r{random_routing<double>(rng, 4, 3, 2), random_routing<double>(rng, 5, 3, 2)};
+  const std::vector<Routing<double>> r{random_routing<double>(rng, 4, 3, 2),
+                                       random_routing<double>(rng, 5, 3, 2)};
   std::vector<Routing<double>> g(2);
   for (std::size_t i = 0; i < 2; ++i) g[i].zero_gradient_of(r[i]);
-  refused([&] { backward_of(ZLoss<double>({.mask_padding = true}), r, {.mask = {1, 1, 1, 1}}, 1, g); },
-          Code::shape_mismatch, {"mask", "4", "5"});
+  refused(
+      [&] {
+        backward_of(ZLoss<double>({.mask_padding = true}), r, {.mask = {1, 1, 1, 1}}, 1, g);
+      },
+      Code::shape_mismatch, {"mask", "4", "5"});
   CHECK((g[0].logits.empty() && g[1].logits.empty()));
 }

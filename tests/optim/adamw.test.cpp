@@ -102,8 +102,10 @@ TEST_CASE("AdamW refuses bad settings and sizes, and then changes nothing", "[op
     refused([&] { A(groups, {.beta1 = bad}); }, range, {"beta1"});
     refused([&] { A(groups, {.beta2 = bad}); }, range, {"beta2"});
   }
-  for (const double bad : {-1e-8, 0.0, nan, HUGE_VAL}) refused([&] { A(groups, {.epsilon = bad}); }, range, {"epsilon"});
-  for (const double bad : {-0.1, nan, HUGE_VAL}) refused([&] { A(groups, {.weight_decay = bad}); }, range, {"weight_decay"});
+  for (const double bad : {-1e-8, 0.0, nan, HUGE_VAL})
+    refused([&] { A(groups, {.epsilon = bad}); }, range, {"epsilon"});
+  for (const double bad : {-0.1, nan, HUGE_VAL})
+    refused([&] { A(groups, {.weight_decay = bad}); }, range, {"weight_decay"});
   A optimiser(groups);
   std::vector<double> theta(10, 1), gradient(10, 1);
   for (const double bad : {-0.1, nan, HUGE_VAL}) {

@@ -11,10 +11,10 @@ using namespace moxie;
 using namespace moxie::test;
 
 namespace {
-const std::vector<ParameterGroup> groups{{.name = "a", .offset = 0, .size = 2},
-                                         {.name = "frozen", .offset = 2, .size = 1, .trainable = false},
-                                         {.name = "plain", .offset = 3, .size = 2, .decay = false,
-                                          .learning_rate_factor = 2}};
+const std::vector<ParameterGroup> groups{
+    {.name = "a", .offset = 0, .size = 2},
+    {.name = "frozen", .offset = 2, .size = 1, .trainable = false},
+    {.name = "plain", .offset = 3, .size = 2, .decay = false, .learning_rate_factor = 2}};
 }
 
 TEMPLATE_TEST_CASE("SGD takes the published steps, group by group", "[optim]", float, double) {
@@ -33,7 +33,8 @@ TEMPLATE_TEST_CASE("SGD takes the published steps, group by group", "[optim]", f
       wanted[i] -= 0.02 * (i > 2 ? 2 : 1) * m[i];
     }
   }
-  for (std::size_t i = 0; i < 5; ++i) CHECK(std::abs(static_cast<double>(theta[i]) - wanted[i]) <= 100 * unit<S>);
+  for (std::size_t i = 0; i < 5; ++i)
+    CHECK(std::abs(static_cast<double>(theta[i]) - wanted[i]) <= 100 * unit<S>);
 }
 
 TEST_CASE("SGD with a gradient that is not finite changes nothing", "[optim]") {
@@ -48,7 +49,8 @@ TEST_CASE("SGD with a gradient that is not finite changes nothing", "[optim]") {
   CHECK(result.reason.find("plain [1]") != std::string::npos);
   CHECK(theta == before);
   CHECK(std::equal(m.begin(), m.end(), optimiser.momentum().begin()));
-  CHECK(!optimiser.step(theta, std::vector<double>(5, 1), {.learning_rate = 0.1, .loss = std::nan("")}).applied);
+  CHECK(!optimiser.step(theta, std::vector<double>(5, 1), {.learning_rate = 0.1, .loss = std::nan("")})
+             .applied);
   CHECK(theta == before);
 }
 
@@ -61,7 +63,8 @@ TEST_CASE("clipping scales the gradient down to the norm, over the trainable gro
   CHECK(theta[2] == 0);
   CHECK(std::abs(theta[4] + 1.6) <= 1e-15);  // factor 2
   std::vector<double> small(5, 0);
-  CHECK(optimiser.step(small, std::vector<double>{0.3, 0, 0, 0, 0.4}, {.learning_rate = 1, .clip_norm = 1}).applied);
+  CHECK(optimiser.step(small, std::vector<double>{0.3, 0, 0, 0, 0.4}, {.learning_rate = 1, .clip_norm = 1})
+            .applied);
   CHECK(small[0] == -0.3);
 }
 

@@ -42,15 +42,18 @@ TEST_CASE("routers refuse settings out of range by name", "[routers]") {
   refused([] { GivenRouter<S>({.experts = 1, .heads = 0}); }, range, {"GivenRouter heads", "0"});
   refused([] { Soft({.in = 0, .experts = 2}); }, range, {"router in", "0"});
   refused([] { Soft({.in = 4, .experts = 0}); }, range, {"router experts", "0"});
-  for (const Index heads : {0, 3}) refused([&] { Soft({.in = 4, .experts = 2, .heads = heads}); }, range, {"router heads", "4"});
+  for (const Index heads : {0, 3})
+    refused([&] { Soft({.in = 4, .experts = 2, .heads = heads}); }, range, {"router heads", "4"});
   for (const double bad : {0.0, -1.0, nan, HUGE_VAL}) {
     refused([&] { Soft({.in = 4, .experts = 2, .temperature = bad}); }, range, {"temperature"});
     refused([&] { TopK({.in = 4, .experts = 2, .temperature = bad}); }, range, {"temperature"});
     refused([&] { TopK({.in = 4, .experts = 2, .noise = RouterNoise::fixed, .noise_scale = bad}); }, range,
             {"noise_scale"});
   }
-  for (const double bad : {-0.1, 1.0, nan}) refused([&] { Soft({.in = 4, .experts = 2, .jitter = bad}); }, range, {"jitter"});
-  for (const Index k : {0, -1, 3}) refused([&] { TopK({.in = 4, .experts = 2, .k = k}); }, range, {"k", "1 to 2"});
+  for (const double bad : {-0.1, 1.0, nan})
+    refused([&] { Soft({.in = 4, .experts = 2, .jitter = bad}); }, range, {"jitter"});
+  for (const Index k : {0, -1, 3})
+    refused([&] { TopK({.in = 4, .experts = 2, .k = k}); }, range, {"k", "1 to 2"});
   for (const Index k : {0, 3})
     refused([&] { TopK({.in = 4, .experts = 2, .k_start = k, .k_steps = 5}); }, range, {"k_start", "1 to 2"});
   refused([] { Soft({.in = Index{1} << 40, .experts = Index{1} << 40}); }, Code::too_large, {"router"});
@@ -61,7 +64,8 @@ TEST_CASE("soft and top-2 routing have the golden values", "[routers]") {
   const double row[] = {0.64391426, 0.23688282, 0.08714432, 0.03205860};
   for (std::size_t e = 0; e < 4; ++e) CHECK(std::abs(soft.gates[e] - row[e]) <= 1e-8);
   for (const auto weights : {TopKWeights::renormalised, TopKWeights::softmax_of_chosen}) {
-    const Routing<S> top = route_directly(TopKRouter<S>({.in = 4, .experts = 4, .k = 2, .weights = weights}), golden());
+    const Routing<S> top =
+        route_directly(TopKRouter<S>({.in = 4, .experts = 4, .k = 2, .weights = weights}), golden());
     CHECK(top.chosen == Buffer<int>{0, 1, 0, 2, 2, 3, 0, 3});
     CHECK(std::abs(top.gates[0] - 0.73105858) <= 1e-8);
     CHECK(std::abs(top.gates[1] - 0.26894142) <= 1e-8);
@@ -73,7 +77,8 @@ TEST_CASE("soft and top-2 routing have the golden values", "[routers]") {
 }
 
 TEST_CASE("temperature divides the logits, which the routing keeps divided", "[routers]") {
-  const Routing<S> cold = route_directly(SoftRouter<S>({.in = 4, .experts = 4, .temperature = 0.5}), golden());
+  const Routing<S> cold =
+      route_directly(SoftRouter<S>({.in = 4, .experts = 4, .temperature = 0.5}), golden());
   CHECK(cold.logits[0] == 4);
   CHECK(std::abs(cold.probs[0] / cold.probs[1] - std::exp(2.0)) <= 1e-13);
 }
@@ -112,7 +117,8 @@ TEST_CASE("noise has the deviation it says, in training only", "[routers]") {
   const Matrix<S> logits = Matrix<S>::Zero(20000, 4);
   for (const auto noise : {RouterNoise::fixed, RouterNoise::learned}) {
     const TopKRouter<S> router({.in = 4, .experts = 4, .k = 2, .noise = noise, .noise_scale = 0.3});
-    const Routing<S> calm = route_directly(router, logits), r = route_directly(router, logits, {.training = true});
+    const Routing<S> calm = route_directly(router, logits),
+                     r = route_directly(router, logits, {.training = true});
     CHECK((calm.noisy.empty() && r.noisy.size() == 80000));
     // Learned noise starts with W_noise = 0: softplus(0) + 0.01.
     const double sigma = noise == RouterNoise::fixed ? 0.3 : std::log(2.0) + 0.01;

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-/// Error bounds of the tests, as numbers that carry their own: a formula evaluated in Bounded gives its value,
-/// nearly exact, and its twin with |.| on every operand.
+/// Error bounds of the tests, as numbers that carry their own: a formula evaluated in Bounded gives its
+/// value, nearly exact, and its twin with |.| on every operand.
 namespace moxie::test {
 
 /// u, the unit round-off.

@@ -59,7 +59,11 @@ auto erase(const Bank& bank, const Router& router) {
 template <class S>
 naive::Bank describe(const LoraBank<S>& bank) {
   const auto& c = bank.config();
-  naive::Bank d{.in = c.in, .out = c.out, .experts = c.experts, .bias = c.bias, .dropout = c.dropout,
+  naive::Bank d{.in = c.in,
+                .out = c.out,
+                .experts = c.experts,
+                .bias = c.bias,
+                .dropout = c.dropout,
                 .mask_per_expert = c.mask == DropoutMask::per_expert};
   for (Index e = 0; e < c.experts; ++e) {
     d.ranks.push_back(c.ranks.empty() ? c.rank : c.ranks[naive::at(e)]);
@@ -73,7 +77,10 @@ naive::Bank describe(const LoraBank<S>& bank) {
 template <class S>
 naive::Bank describe(const Ia3Bank<S>& bank) {
   const auto& c = bank.config();
-  return {.kind = naive::Bank::Kind::ia3, .in = c.features, .out = c.features, .experts = c.experts,
+  return {.kind = naive::Bank::Kind::ia3,
+          .in = c.features,
+          .out = c.features,
+          .experts = c.experts,
           .heads = c.heads};
 }
 template <class S>
@@ -82,21 +89,34 @@ naive::Router describe(const UniformRouter<S>& router) {
 }
 template <class S>
 naive::Router describe(const GivenRouter<S>& router) {
-  return {.kind = naive::Router::Kind::given, .experts = router.config().experts,
-          .heads = router.config().heads};
+  return {
+      .kind = naive::Router::Kind::given, .experts = router.config().experts, .heads = router.config().heads};
 }
 template <class S>
 naive::Router describe(const SoftRouter<S>& router) {
   const auto& c = router.config();
-  return {.kind = naive::Router::Kind::soft, .in = c.in, .experts = c.experts, .heads = c.heads,
-          .temperature = c.temperature, .jitter = c.jitter};
+  return {.kind = naive::Router::Kind::soft,
+          .in = c.in,
+          .experts = c.experts,
+          .heads = c.heads,
+          .temperature = c.temperature,
+          .jitter = c.jitter};
 }
 template <class S>
 naive::Router describe(const TopKRouter<S>& router) {
   const auto& c = router.config();
-  return {.kind = naive::Router::Kind::top_k, .in = c.in, .experts = c.experts, .heads = c.heads,
-          .temperature = c.temperature, .jitter = c.jitter, .k = c.k, .weights = c.weights, .noise = c.noise,
-          .noise_scale = c.noise_scale, .k_start = c.k_start, .k_steps = c.k_steps};
+  return {.kind = naive::Router::Kind::top_k,
+          .in = c.in,
+          .experts = c.experts,
+          .heads = c.heads,
+          .temperature = c.temperature,
+          .jitter = c.jitter,
+          .k = c.k,
+          .weights = c.weights,
+          .noise = c.noise,
+          .noise_scale = c.noise_scale,
+          .k_start = c.k_start,
+          .k_steps = c.k_steps};
 }
 
 /// The bank whose expert e is the given one's expert order[e].
@@ -124,17 +144,17 @@ Case<typename Bank::Scalar> entry(const std::string& bank_name, const Bank& bank
     return erase(Bank(config), router);
   };
   const naive::Router described = describe(router);
-  return {.name = bank_name + ", " + router_name + (std::is_same_v<S, float> ? " (float)" : " (double)"),
-          .bank_name = bank_name,
-          .router_name = router_name,
-          .bank = describe(bank),
-          .router = described,
-          .adapter = erase(bank, router),
-          .dense = on_path(ExpertPath::dense),
-          .grouped = on_path(ExpertPath::grouped),
-          .under_given =
-              erase(bank, GivenRouter<S>({.experts = described.experts, .heads = described.heads})),
-          .permuted = [=](const std::vector<Index>& order) { return erase(permute(bank, order), router); }};
+  return {
+      .name = bank_name + ", " + router_name + (std::is_same_v<S, float> ? " (float)" : " (double)"),
+      .bank_name = bank_name,
+      .router_name = router_name,
+      .bank = describe(bank),
+      .router = described,
+      .adapter = erase(bank, router),
+      .dense = on_path(ExpertPath::dense),
+      .grouped = on_path(ExpertPath::grouped),
+      .under_given = erase(bank, GivenRouter<S>({.experts = described.experts, .heads = described.heads})),
+      .permuted = [=](const std::vector<Index>& order) { return erase(permute(bank, order), router); }};
 }
 
 template <class S>
@@ -157,9 +177,7 @@ std::vector<Case<S>> cases(const Sizes& n) {
   };
   std::vector<Case<S>> list;
   const auto add = [&](const std::string& bank_name, const auto& bank, const std::string& router_name,
-                       const auto& router) {
-    list.push_back(entry(bank_name, bank, router_name, router));
-  };
+                       const auto& router) { list.push_back(entry(bank_name, bank, router_name, router)); };
   const auto with_every_router = [&](const std::string& name, const auto& bank, Index heads) {
     const Index in = bank.in();
     add(name, bank, "uniform", Uniform({.experts = E, .heads = heads}));
@@ -195,26 +213,51 @@ std::vector<Case<S>> cases(const Sizes& n) {
   const auto with_two_routers = [&](const std::string& name, const auto& bank) {
     add(name, bank, "soft", Soft({.in = bank.in(), .experts = E}));
     add(name, bank, "top-2 renormalised", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(2, E)}));
-    add(name, bank, "top-3 masked", TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(3, E), .weights = masked}));
+    add(name, bank, "top-3 masked",
+        TopK({.in = bank.in(), .experts = E, .k = std::min<Index>(3, E), .weights = masked}));
   };
-  with_every_router("LoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2}), 1);
+  with_every_router("LoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2}),
+                    1);
   with_every_router("LoRA with all options",
-                    Lora({.in = n.in, .out = n.out, .experts = E, .ranks = times(per_expert(std::vector<Index>{1, 4, 2, 3})), .alpha = 3,
-                          .scaling = LoraScaling::alpha_over_sqrt_rank, .bias = true, .dropout = 0.25,
+                    Lora({.in = n.in,
+                          .out = n.out,
+                          .experts = E,
+                          .ranks = times(per_expert(std::vector<Index>{1, 4, 2, 3})),
+                          .alpha = 3,
+                          .scaling = LoraScaling::alpha_over_sqrt_rank,
+                          .bias = true,
+                          .dropout = 0.25,
                           .mask = DropoutMask::per_expert}),
                     1);
-  with_two_routers("LoRA ranks", Lora({.in = n.in, .out = n.out, .experts = E, .ranks = times(per_expert(std::vector<Index>{2, 1, 4, 3}))}));
-  with_two_routers("LoRA bias", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 3,
-                                      .bias = true}));
-  with_two_routers("LoRA dropout", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 4,
-                                         .dropout = 0.3}));
-  with_two_routers("LoRA dropout per expert", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks,
-                                                    .alpha = 4, .dropout = 0.3,
+  with_two_routers("LoRA ranks", Lora({.in = n.in,
+                                       .out = n.out,
+                                       .experts = E,
+                                       .ranks = times(per_expert(std::vector<Index>{2, 1, 4, 3}))}));
+  with_two_routers(
+      "LoRA bias",
+      Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 3, .bias = true}));
+  with_two_routers(
+      "LoRA dropout",
+      Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks, .alpha = 4, .dropout = 0.3}));
+  with_two_routers("LoRA dropout per expert", Lora({.in = n.in,
+                                                    .out = n.out,
+                                                    .experts = E,
+                                                    .rank = 2 * n.ranks,
+                                                    .alpha = 4,
+                                                    .dropout = 0.3,
                                                     .mask = DropoutMask::per_expert}));
-  with_two_routers("rsLoRA", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2,
+  with_two_routers("rsLoRA", Lora({.in = n.in,
+                                   .out = n.out,
+                                   .experts = E,
+                                   .rank = 3 * n.ranks,
+                                   .alpha = 2,
                                    .scaling = LoraScaling::alpha_over_sqrt_rank}));
-  with_two_routers("LoRA fixed scales", Lora({.in = n.in, .out = n.out, .experts = E, .rank = 2 * n.ranks,
-                                              .scaling = LoraScaling::fixed, .scales = per_expert(std::vector<double>{0.5, -1, 2, 0.7})}));
+  with_two_routers("LoRA fixed scales", Lora({.in = n.in,
+                                              .out = n.out,
+                                              .experts = E,
+                                              .rank = 2 * n.ranks,
+                                              .scaling = LoraScaling::fixed,
+                                              .scales = per_expert(std::vector<double>{0.5, -1, 2, 0.7})}));
   with_every_router("IA3", Ia3({.features = n.head * n.heads, .experts = E}), 1);
   with_every_router("IA3 per head", Ia3({.features = n.head * n.heads, .heads = n.heads, .experts = E}),
                     n.heads);

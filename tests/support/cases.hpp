@@ -76,10 +76,10 @@ std::vector<Case<S>> cases(const Sizes& sizes = {});
 template <class S>
 struct Inputs {
   Buffer<S> theta;
-  Matrix<S> x, dy, y;  ///< y: what an additive adapter adds to
-  Matrix<S> router_x;  ///< empty: the router reads x
-  Matrix<S> gates;     ///< for given routers, [T * heads, experts]
-  Routing<S> drouting; ///< gradients of losses of the routing; empty parts: none
+  Matrix<S> x, dy, y;   ///< y: what an additive adapter adds to
+  Matrix<S> router_x;   ///< empty: the router reads x
+  Matrix<S> gates;      ///< for given routers, [T * heads, experts]
+  Routing<S> drouting;  ///< gradients of losses of the routing; empty parts: none
 
   Index tokens() const { return x.rows(); }
 };
@@ -137,8 +137,7 @@ Inputs<S> pick(const Inputs<S>& all, const std::vector<Index>& order) {
   const auto rows = [&](const Matrix<S>& m, Index per_token) {
     Matrix<S> part(m.size() == 0 ? 0 : std::ssize(order) * per_token, m.cols());
     for (Index t = 0; t < std::ssize(order) && m.size() > 0; ++t)
-      part.middleRows(t * per_token, per_token) =
-          m.middleRows(order[naive::at(t)] * per_token, per_token);
+      part.middleRows(t * per_token, per_token) = m.middleRows(order[naive::at(t)] * per_token, per_token);
     return part;
   };
   const Index heads = all.tokens() > 0 ? all.gates.rows() / all.tokens() : 1;
@@ -156,7 +155,8 @@ Inputs<S> pick(const Inputs<S>& all, const std::vector<Index>& order) {
     to.clear();
     const Index width = all.drouting.rows_per_token * all.drouting.experts;
     if (!from.empty())
-      for (const Index t : order) to.insert(to.end(), from.begin() + t * width, from.begin() + (t + 1) * width);
+      for (const Index t : order)
+        to.insert(to.end(), from.begin() + t * width, from.begin() + (t + 1) * width);
   }
   return in;
 }
@@ -179,7 +179,8 @@ Matrix<S> run_forward(const Case<S>& c, const ErasedAdapter<S>& adapter, const I
 
 /// Forward and backward from zero gradients.
 template <class S>
-Outputs<S> evaluate(const Case<S>& c, const ErasedAdapter<S>& adapter, const Inputs<S>& in, const Run& run = {}) {
+Outputs<S> evaluate(const Case<S>& c, const ErasedAdapter<S>& adapter, const Inputs<S>& in,
+                    const Run& run = {}) {
   Outputs<S> out;
   Cache<S> cache;
   Workspace<S> workspace;

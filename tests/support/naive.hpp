@@ -139,9 +139,8 @@ Routed<R> route(const Router& router, const std::vector<R>& weights, const std::
       std::vector<R> seen = z;
       if (router.noise != RouterNoise::none && training) {
         for (Index e = 0; e < E; ++e) {
-          sigma.push_back(router.noise == RouterNoise::fixed
-                              ? R(router.noise_scale)
-                              : log(R(1) + exp(project(E * d, e))) + R(0.01L));
+          sigma.push_back(router.noise == RouterNoise::fixed ? R(router.noise_scale)
+                                                             : log(R(1) + exp(project(E * d, e))) + R(0.01L));
           noisy.push_back(z[at(e)] + R(draws.noise[at(row * E + e)]) * sigma.back());
         }
         seen = noisy;
@@ -168,8 +167,7 @@ Routed<R> route(const Router& router, const std::vector<R>& weights, const std::
         std::vector<long double> sorted;
         for (const R& v : seen) sorted.push_back(plain(v));
         std::sort(sorted.rbegin(), sorted.rend());
-        if (k < E)
-          routed.gap = std::min(routed.gap, static_cast<double>(sorted[at(k - 1)] - sorted[at(k)]));
+        if (k < E) routed.gap = std::min(routed.gap, static_cast<double>(sorted[at(k - 1)] - sorted[at(k)]));
       }
     }
     const auto append = [](std::vector<R>& all, const std::vector<R>& more) {
@@ -215,8 +213,7 @@ std::vector<R> mix(const Bank& bank, const std::vector<R>& theta, const std::vec
         R h(0);
         for (Index i = 0; i < bank.in; ++i) {
           R seen = x[at(t * bank.in + i)];
-          if (!draws.dropout.empty())
-            seen = seen * R(draws.dropout[at((e * tokens + t) * bank.in + i)]);
+          if (!draws.dropout.empty()) seen = seen * R(draws.dropout[at((e * tokens + t) * bank.in + i)]);
           h += theta[at(j * bank.in + i)] * seen;
         }
         for (Index o = 0; o < bank.out; ++o)
@@ -242,7 +239,8 @@ std::vector<R> dot(const std::vector<R>& x, Index tokens, const std::vector<R>& 
 
 /// out[r, i] = sum over k of c[r, k] m[k, i]: the up product, to be read.
 template <class R>
-std::vector<R> combine(const std::vector<R>& c, Index rows, Index depth, const std::vector<R>& m, Index cols) {
+std::vector<R> combine(const std::vector<R>& c, Index rows, Index depth, const std::vector<R>& m,
+                       Index cols) {
   std::vector<R> out(at(rows * cols), R(0));
   for (Index r = 0; r < rows; ++r)
     for (Index k = 0; k < depth; ++k)

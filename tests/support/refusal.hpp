@@ -10,8 +10,8 @@
 
 namespace moxie::test {
 
-/// Calls f, which must be refused with the code, and with a message that holds every one of `words`: the thing,
-/// what was got, what was wanted.
+/// Calls f, which must be refused with the code, and with a message that holds every one of `words`: the
+/// thing, what was got, what was wanted.
 template <class F>
 void refused(F&& f, Code code, const std::vector<std::string>& words = {}) {
   try {

@@ -44,7 +44,8 @@ Routing<S> route_logits(const std::vector<double>& logits, Index experts, Index 
       r.gates[naive::at(row * experts + e)] = static_cast<S>(p[naive::at(e)] / sum);
     }
     r.count[naive::at(row)] = static_cast<int>(k);
-    for (Index e = 0; e < experts; ++e) r.probs[naive::at(row * experts + e)] = static_cast<S>(p[naive::at(e)]);
+    for (Index e = 0; e < experts; ++e)
+      r.probs[naive::at(row * experts + e)] = static_cast<S>(p[naive::at(e)]);
   }
   return r;
 }
@@ -83,8 +84,8 @@ std::vector<Routing<S>> gradients_of(const Loss& loss, const std::vector<Routing
 }
 
 /// The gradient of every part of every routing against central differences of the value, in the metric
-/// |g - g_fd| / max(1, |g|) <= 1e-8; parts without a gradient must not matter to the value. The weight is chosen
-/// negative, and what the gradients held before must stay part of them.
+/// |g - g_fd| / max(1, |g|) <= 1e-8; parts without a gradient must not matter to the value. The weight is
+/// chosen negative, and what the gradients held before must stay part of them.
 template <class Loss>
 void check_gradients(const Loss& loss, std::vector<Routing<double>> routings, const Batch& batch = {}) {
   constexpr double h = 6e-6, weight = -2.5;
@@ -120,8 +121,8 @@ void check_gradients(const Loss& loss, std::vector<Routing<double>> routings, co
     for (const auto which : {&Routing<double>::logits, &Routing<double>::probs, &Routing<double>::gates,
                              &Routing<double>::noisy, &Routing<double>::noise_scale})
       for (std::size_t j = 0; j < (gradients[i].*which).size(); ++j)
-        added = added &&
-                std::abs((twice[i].*which)[j] - 2 * (gradients[i].*which)[j]) <= 1e-14 * std::max(1.0, largest);
+        added = added && std::abs((twice[i].*which)[j] - 2 * (gradients[i].*which)[j]) <=
+                             1e-14 * std::max(1.0, largest);
   CHECK(added);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Writes adapters, data, outputs and gradients as text, for compare.py to recompute with PyTorch: one line per
-// array, its name, its shape and its numbers in hexadecimal.
+// Writes adapters, data, outputs and gradients as text, for compare.py to recompute with PyTorch: one line
+// per array, its name, its shape and its numbers in hexadecimal.
 #include "support/random.hpp"
 
 #include <moxie/losses/importance.hpp>
@@ -94,8 +94,12 @@ int main() {
   write("mola", mola<S>({.in = 9, .out = 7, .experts = 5, .rank = 2}), {.balance = 0.7, .importance = 0.4});
   write("loramoe", loramoe<S>({.in = 9, .out = 7, .experts = 6, .rank = 2}), {.localized = 0.9});
   write("mov", mov<S>({.features = 12, .heads = 3, .experts = 4}), {.z = 0.1});
-  write("noisy", MoLA<S>(LoraBank<S>({.in = 9, .out = 7, .experts = 5, .rank = 2, .alpha = 2}),
-                         TopKRouter<S>({.in = 9, .experts = 5, .k = 2,
-                                        .weights = TopKWeights::softmax_of_chosen, .noise = RouterNoise::learned})),
+  write("noisy",
+        MoLA<S>(LoraBank<S>({.in = 9, .out = 7, .experts = 5, .rank = 2, .alpha = 2}),
+                TopKRouter<S>({.in = 9,
+                               .experts = 5,
+                               .k = 2,
+                               .weights = TopKWeights::softmax_of_chosen,
+                               .noise = RouterNoise::learned})),
         {.importance = 0.2, .load = 0.5}, {.training = true, .seed = 3});
 }

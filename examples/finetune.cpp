@@ -53,9 +53,13 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
   Rows rows;
   examples::Progress progress(static_cast<long>(o.steps));
   const auto begin = std::chrono::steady_clock::now();
-  const Index every = std::max<Index>(1, o.steps / 8);
+  Index looked = 0;
   for (Index step = 0; step < o.steps; ++step) {
-    if (step % every == 0) watch(job, o, step, state, hooks, f.watch);
+    // Nine looks in all, closer together at the start, where most happens.
+    if (step >= o.steps * looked * looked / 64) {
+      watch(job, o, step, state, hooks, f.watch);
+      while (step >= o.steps * looked * looked / 64) ++looked;
+    }
     const auto number = static_cast<std::uint64_t>(step);
     sample(job, o, number, rows);
     const llama::Pass pass{.rows = o.rows, .seq = o.context, .training = true, .threads = o.threads};

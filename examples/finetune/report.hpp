@@ -177,7 +177,8 @@ inline std::string routing_picture(const Job& job, const Options& o, const llama
   const auto trained = job.of_role(languages::Role::trained);
   moxie::plot::HeatMap map{
       .title = "Which experts each language uses",
-      .subtitle = heading(o, experts) + "; per layer the projection whose experts tell languages apart best"};
+      .subtitle = heading(o, experts) +
+                  "; per layer the projection with most mutual information of language and expert"};
   if (!o.data.empty()) map.title = "Which experts each task uses";
   for (const auto& [role, title] : {std::pair{languages::Role::trained, "trained"},
                                     {languages::Role::unseen, "never trained"},

@@ -108,6 +108,10 @@ TEST_CASE("forward refuses what does not fit and changes nothing", "[adapter]") 
     call.forward_refused([&](C& c) { c.x.stride = stride; }, Code::bad_stride, {"x", got, "6"});
     call.forward_refused([&](C& c) { c.router_x.stride = stride; }, Code::bad_stride, {"router_x", got});
   }
+  call.forward_refused([](C& c) { c.x.stride = Index{1} << 61; }, Code::bad_stride,
+                       {"x", "2305843009213693952"});
+  call.forward_refused([](C& c) { c.y.stride = Index{1} << 61; }, Code::bad_stride,
+                       {"y", "2305843009213693952"});
   call.forward_refused([](C& c) { c.y.stride = 4; }, Code::bad_stride, {"y", "stride 4", "5"});
   call.forward_refused([](C& c) { c.y.data = c.writable(c.x.data); }, Code::aliased, {"y overlaps x"});
   call.forward_refused([](C& c) { c.y.data = c.writable(c.x.data) + 23; }, Code::aliased, {"y overlaps x"});

@@ -160,7 +160,8 @@ TEMPLATE_TEST_CASE("expert differences equal the norms of the updates' differenc
                    double) {
   using S = TestType;
   Rng rng(1);
-  for (const auto& [in, out] : {std::pair<Index, Index>{13, 9}, {3, 40}, {40, 2}}) {
+  for (const Projection& p : {Projection{13, 9}, {3, 40}, {40, 2}}) {
+    const Index in = p.in, out = p.out;
     const LoraBank<S> bank({.in = in, .out = out, .experts = 4, .ranks = {1, 3, 2, 4}, .alpha = 3});
     std::vector<S> theta(naive::at(bank.size()));
     rng.fill(theta, -1, 1);

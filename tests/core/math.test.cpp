@@ -56,7 +56,8 @@ TEMPLATE_TEST_CASE("softmax equals the plain formula, sums to 1 and ignores a sh
 TEMPLATE_TEST_CASE("softmax of any finite logits is finite; NaN and infinity make a row of NaN", "[core]",
                    float, double) {
   using S = TestType;
-  const S huge = std::numeric_limits<S>::max(), inf = std::numeric_limits<S>::infinity(), nan = std::nan("");
+  const S huge = std::numeric_limits<S>::max(), inf = std::numeric_limits<S>::infinity(),
+          nan = std::numeric_limits<S>::quiet_NaN();
   using Row = std::vector<S>;
   CHECK(softmax_of<S>({huge, -huge}) == Row{1, 0});
   CHECK(softmax_of<S>({huge, huge}) == Row{S(0.5), S(0.5)});
@@ -72,7 +73,7 @@ TEMPLATE_TEST_CASE("softmax of any finite logits is finite; NaN and infinity mak
 TEMPLATE_TEST_CASE("top_k: the largest, ascending, ties to the lower index, always in range", "[core]", float,
                    double) {
   using S = TestType;
-  const S inf = std::numeric_limits<S>::infinity(), nan = std::nan("");
+  const S inf = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
   using Chosen = std::vector<int>;
   CHECK(top<S>({3, 1, 2}, 2) == Chosen{0, 2});
   CHECK(top<S>({1, 1, 1, 1}, 2) == Chosen{0, 1});

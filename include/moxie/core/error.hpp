@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -100,6 +101,13 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
   }
   if (view.empty()) return;
   if (view.data == nullptr) fail(Code::null_pointer, std::string(argument) + " has a shape but no memory");
+  constexpr Index most = std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(*view.data));
+  if (view.rows > most / view.cols)
+    fail(Code::too_large, std::string(argument) + " is " + shape_text(view.rows, view.cols) +
+                              ", which does not fit in memory");
+  if (view.rows > 1 && view.stride > most / view.rows)
+    fail(Code::bad_stride,
+         std::string(argument) + " has stride " + text(view.stride) + ", which does not fit in memory");
   if (view.rows > 1 && view.stride < view.cols)
     fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at least " +
                                text(view.cols) + " (its columns)");

@@ -11,11 +11,10 @@ namespace moxie::inline MOXIE_ABI {
 /// are [heads, E, features / heads] and every head of a token mixes its own E vectors by its own gates. IA3:
 /// arXiv:2205.05638, section 3.3; MoV: arXiv:2309.05444, eq. 5 (per head as in the released `mov.py`).
 /// Run::scale other than 1 moves s on the line from 1 (the base) through s.
-template <Scalar S_>
+template <Scalar S>
 class Ia3Bank {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index features = 0;
     Index heads = 1;

@@ -9,11 +9,10 @@ namespace moxie::inline MOXIE_ABI {
 /// E low-rank experts as one bank: y += sum over e of g_e s_e (B_e A_e x_e + b_e), where x_e is x after
 /// dropout. The A are stacked to [R, in] and the B, transposed, to [R, out], R the sum of the ranks.
 /// arXiv:2106.09685, eq. 3; as a mixture arXiv:2309.05444, section 3.2, arXiv:2312.09979, eq. 4.
-template <Scalar S_>
+template <Scalar S>
 class LoraBank {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   using Config = LoraConfig;
   static constexpr bool multiplicative = false;
 

@@ -10,10 +10,10 @@ namespace moxie::inline MOXIE_ABI {
 /// theta -= lr wd theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 /// theta -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps). arXiv:1711.05101, algorithm 2, as PyTorch has
 /// it.
-template <Scalar S_>
+template <Scalar S>
 class AdamW {
  public:
-  using S = S_;
+  using Scalar = S;
   struct Config {
     double beta1 = 0.9, beta2 = 0.999;
     double epsilon = 1e-8;

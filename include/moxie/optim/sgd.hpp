@@ -8,10 +8,10 @@ namespace moxie::inline MOXIE_ABI {
 
 /// Stochastic gradient descent with momentum and coupled weight decay on a flat vector:
 /// g += wd theta; m = momentum m + g; theta -= lr m. As PyTorch has it (dampening 0).
-template <Scalar S_>
+template <Scalar S>
 class Sgd {
  public:
-  using S = S_;
+  using Scalar = S;
   struct Config {
     double momentum = 0;
     double weight_decay = 0;

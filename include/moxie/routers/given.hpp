@@ -8,11 +8,10 @@ namespace moxie::inline MOXIE_ABI {
 /// Gates and chosen experts come from the caller, who fills the cache's routing before `forward`: per-row
 /// adapters and scales of an engine's batch, or a router run elsewhere. After `backward` the gradient of the
 /// gates lies in the workspace's `drouting.gates`, chosen entries only.
-template <Scalar S_>
+template <Scalar S>
 class GivenRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index experts = 1;
     Index heads = 1;  ///< routing rows per token

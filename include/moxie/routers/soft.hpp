@@ -9,11 +9,10 @@ namespace moxie::inline MOXIE_ABI {
 /// eq. 5. With heads > 1 a row is a head of a token and G is [E, in / heads], shared by the heads: what the
 /// released MoV code does on keys and values (`mov.py`, MoVAttention), where the paper writes one router per
 /// token.
-template <Scalar S_>
+template <Scalar S>
 class SoftRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index in = 0;
     Index experts = 1;

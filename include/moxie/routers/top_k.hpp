@@ -24,11 +24,10 @@ enum class RouterNoise {
 /// logits choose and weigh; `probs` is then their softmax and `logits` stay clean. A renormalised top-1 has
 /// weight 1 whatever its logit, so the task gives its router no gradient. SMoE-Dropout (arXiv:2303.01610):
 /// `frozen`, and in training k grows from `k_start` to `experts` in `k_steps`.
-template <Scalar S_>
+template <Scalar S>
 class TopKRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index in = 0;
     Index experts = 1;

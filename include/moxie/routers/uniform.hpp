@@ -6,11 +6,10 @@
 namespace moxie::inline MOXIE_ABI {
 
 /// Every expert with weight 1/E, without parameters. With one expert this is plain LoRA or plain IA3.
-template <Scalar S_>
+template <Scalar S>
 class UniformRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index experts = 1;
     Index heads = 1;  ///< routing rows per token

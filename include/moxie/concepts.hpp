@@ -27,8 +27,8 @@ template <Scalar S>
 struct ForwardTile {
   std::span<const S> theta;  ///< of this part alone
   In<S> x;                   ///< [tile, in] what this part reads
-  Out<S> y;                  ///< [tile, out] experts only: added to (LoRA) or written (IA3)
-  Out<S> h;                  ///< [tile, cached()] experts only: kept for backward
+  Out<S> y = {};             ///< [tile, out] experts only: added to (LoRA) or written (IA3)
+  Out<S> h = {};             ///< [tile, cached()] experts only: kept for backward
   Routing<S>& routing;       ///< of the whole call
   Index first;               ///< number of the tile's first token in the call
   S* scratch;                ///< scratch(tile) scalars of this thread
@@ -41,10 +41,10 @@ template <Scalar S>
 struct BackwardTile {
   std::span<const S> theta;
   In<S> x;                    ///< as forward
-  In<S> dy;                   ///< [tile, out] experts only
-  Out<S> dx;                  ///< [tile, in] added to once; empty: not wanted
-  In<S> h;                    ///< what forward kept
-  Out<S> kept;                ///< [tile, kept()] experts only: for the weight gradients
+  In<S> dy = {};              ///< [tile, out] experts only
+  Out<S> dx = {};             ///< [tile, in] added to once; empty: not wanted
+  In<S> h = {};               ///< [tile, cached()] experts only: what forward kept
+  Out<S> kept = {};           ///< [tile, kept()] experts only: for the weight gradients
   const Routing<S>& routing;  ///< of the whole call
   Routing<S>& drouting;       ///< of the whole call, all parts present
   Index first;
@@ -56,9 +56,10 @@ struct BackwardTile {
 /// in ascending order. A block is one thread's.
 template <Scalar S>
 struct BackwardBlock {
-  Index block;  ///< of blocks()
-  In<S> x, dy;  ///< whole call
-  In<S> kept;   ///< [tokens, kept()] experts only
+  Index block;      ///< of blocks()
+  In<S> x;          ///< [T, in]
+  In<S> dy = {};    ///< [T, out] experts only
+  In<S> kept = {};  ///< [T, kept()] experts only
   const Routing<S>& routing;
   const Routing<S>& drouting;
   std::span<S> dtheta;  ///< of this part alone; added to once

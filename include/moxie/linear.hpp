@@ -147,8 +147,7 @@ class AdaptedLinear {
 
   /// y = x W^T + b
   void base(In<S> x, Out<S> y, const Run& run) const {
-    for_blocks((x.rows + Adapter::tile - 1) / Adapter::tile, run.threads, [&](Index block, int) {
-      const Index first = block * Adapter::tile, rows = std::min(Adapter::tile, x.rows - first);
+    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int) {
       kernels::dot(x.row(first), x.stride, rows, weight_.data, weight_.stride, out(), in(), y.row(first),
                    y.stride);
       for (Index t = first; bias_.data != nullptr && t < first + rows; ++t)
@@ -159,8 +158,7 @@ class AdaptedLinear {
   /// dx += dy W
   void base_backward(In<S> dy, Out<S> dx, const Run& run) const {
     if (dx.empty()) return;
-    for_blocks((dy.rows + Adapter::tile - 1) / Adapter::tile, run.threads, [&](Index block, int) {
-      const Index first = block * Adapter::tile, rows = std::min(Adapter::tile, dy.rows - first);
+    for_tiles(dy.rows, run.threads, [&](Index first, Index rows, int) {
       kernels::combine(kernels::Into::add, dy.row(first), dy.stride, 1, rows, out(), weight_.data,
                        weight_.stride, in(), dx.row(first), dx.stride);
     });

@@ -14,19 +14,15 @@ void route(const R& router, std::span<const typename R::Scalar> theta, In<typena
   detail::expect_run(run);
   detail::expect_size("theta", theta.size(), router.size());
   detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
-  constexpr Index tile = 64;
   router.prepare(routing, x.rows, run);
-  workspace.reserve(run.threads, router.scratch(tile));
-  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
-    const Index first = block * tile;
-    router.route_rows({theta,
-                       x.middle_rows(first, std::min(tile, x.rows - first)),
-                       {},
-                       {},
-                       routing,
-                       first,
-                       workspace.of_thread(thread),
-                       run});
+  workspace.reserve(run.threads, router.scratch(tile_tokens));
+  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+    router.route_rows({.theta = theta,
+                       .x = x.middle_rows(first, rows),
+                       .routing = routing,
+                       .first = first,
+                       .scratch = workspace.of_thread(thread),
+                       .run = run});
   });
 }
 
@@ -59,25 +55,26 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates}) gradient.part(which);
   if (!routing.noisy.empty())
     for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);
-  constexpr Index tile = 64;
-  workspace.reserve(run.threads, router.scratch(tile));
-  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
-    const Index first = block * tile, rows = std::min(tile, x.rows - first);
-    router.backward_rows({theta,
-                          x.middle_rows(first, rows),
-                          {},
-                          dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
-                          {},
-                          {},
-                          routing,
-                          gradient,
-                          first,
-                          workspace.of_thread(thread),
-                          run});
+  workspace.reserve(run.threads, router.scratch(tile_tokens));
+  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+    router.backward_rows({.theta = theta,
+                          .x = x.middle_rows(first, rows),
+                          .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
+                          .routing = routing,
+                          .drouting = gradient,
+                          .first = first,
+                          .scratch = workspace.of_thread(thread),
+                          .run = run});
   });
   if (dtheta.empty()) return;
   for_blocks(router.blocks(), run.threads, [&](Index block, int thread) {
-    router.backward_block({block, x, {}, {}, routing, gradient, dtheta, workspace.of_thread(thread), run});
+    router.backward_block({.block = block,
+                           .x = x,
+                           .routing = routing,
+                           .drouting = gradient,
+                           .dtheta = dtheta,
+                           .scratch = workspace.of_thread(thread),
+                           .run = run});
   });
 }
 

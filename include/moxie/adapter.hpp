@@ -249,22 +249,13 @@ class MoeAdapter {
     for (const Buffer<S>* buffer :
          {&drouting.logits, &drouting.probs, &drouting.gates, &drouting.noisy, &drouting.noise_scale})
       if (!buffer->empty()) detail::expect_size("a part of drouting", buffer->size(), cache.routing.size());
-    detail::expect_apart("dx", dx, "x", x);
-    detail::expect_apart("dx", dx, "dy", dy);
-    detail::expect_apart("dx", dx, "router_x", router_x);
-    detail::expect_apart("dx", dx, "drouter_x", drouter_x);
-    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x);
-    detail::expect_apart("drouter_x", drouter_x, "x", x);
-    detail::expect_apart("drouter_x", drouter_x, "dy", dy);
-    const In<S> d = detail::as_view(dtheta);
-    detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
-    detail::expect_apart("dtheta", d, "x", x);
-    detail::expect_apart("dtheta", d, "dy", dy);
-    detail::expect_apart("dtheta", d, "dx", dx);
-    detail::expect_apart("dtheta", d, "router_x", router_x);
-    detail::expect_apart("dtheta", d, "drouter_x", drouter_x);
-    detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
-    detail::expect_apart("drouter_x", drouter_x, "theta", detail::as_view(theta));
+    const In<S> weights = detail::as_view(theta);
+    detail::expect_apart("dx", dx, "x", x, "dy", dy, "router_x", router_x, "drouter_x", drouter_x);
+    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x, "x", x, "dy", dy);
+    detail::expect_apart("dtheta", detail::as_view(dtheta), "theta", weights, "x", x, "dy", dy, "dx", dx,
+                         "router_x", router_x, "drouter_x", drouter_x);
+    detail::expect_apart("dx", dx, "theta", weights);
+    detail::expect_apart("drouter_x", drouter_x, "theta", weights);
   }
 
   Experts experts_;

@@ -157,8 +157,7 @@ class AdapterSet {
           detail::expect_shape("x", x, -1, adapter.in());
           detail::expect_shape("dy", dy, x.rows, adapter.out());
           if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, adapter.in());
-          detail::expect_apart("dx", dx, "x", x);
-          detail::expect_apart("dx", dx, "dy", dy);
+          detail::expect_apart("dx", dx, "x", x, "dy", dy);
           if (!adapter.multiplicative || dx.empty()) return;
           for (Index t = 0; t < x.rows; ++t)
             for (Index i = 0; i < x.cols; ++i) dx.row(t)[i] += dy.row(t)[i];

@@ -55,10 +55,8 @@ class AdaptedLinear {
     detail::expect_size("theta", theta.size(), adapter_.size());
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("y", y, x.rows, out());
-    detail::expect_apart("y", y, "x", x);
-    detail::expect_apart("y", y, "theta", detail::as_view(theta));
-    detail::expect_apart("y", y, "the layer's weight", weight_);
-    detail::expect_apart("y", y, "the layer's bias", bias_);
+    detail::expect_apart("y", y, "x", x, "theta", detail::as_view(theta), "the layer's weight", weight_,
+                         "the layer's bias", bias_);
     adapter_.router().prepare(cache.adapter.routing, x.rows,
                               run);  // a bad given routing is refused before y is written
     if constexpr (!Adapter::multiplicative) {
@@ -83,8 +81,7 @@ class AdaptedLinear {
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("dy", dy, x.rows, out());
     if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
-    detail::expect_apart("dx", dx, "x", x);
-    detail::expect_apart("dx", dx, "dy", dy);
+    detail::expect_apart("dx", dx, "x", x, "dy", dy);
     if (cache.adapter.tokens >= 0 && cache.adapter.tokens != x.rows)
       fail(Code::state_error, "backward of " + detail::text(x.rows) + " tokens with the cache of " +
                                   detail::text(cache.adapter.tokens));

@@ -39,12 +39,9 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), router.size());
   detail::expect_shape("x", x, routing.tokens(), router.in() > 0 ? router.in() : Index{-1});
   if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, x.cols);
-  detail::expect_apart("dx", dx, "x", x);
-  const In<S> d = detail::as_view(dtheta);
-  detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
-  detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
-  detail::expect_apart("dtheta", d, "x", x);
-  detail::expect_apart("dtheta", d, "dx", dx);
+  const In<S> weights = detail::as_view(theta);
+  detail::expect_apart("dx", dx, "x", x, "theta", weights);
+  detail::expect_apart("dtheta", detail::as_view(dtheta), "theta", weights, "x", x, "dx", dx);
   if (gradient.rows != routing.rows || gradient.experts != routing.experts)
     fail(Code::shape_mismatch, "the routing's gradient is " +
                                    detail::shape_text(gradient.rows, gradient.experts) + ", wanted " +

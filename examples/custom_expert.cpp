@@ -30,9 +30,9 @@ class ScaleShiftBank {
   }
   void init(std::span<S> theta, std::uint64_t) const { std::fill(theta.begin(), theta.end(), S(0)); }
 
-  // Backward needs no more than x and the gates, so nothing is kept for it.
+  // Both steps of backward need no more than x, dy and the gates, so nothing is kept for them.
   Index cached() const { return 0; }
-  Index kept() const { return 0; }
+  Index factors() const { return 0; }
   Index scratch(Index) const { return 0; }
   Index blocks() const { return experts_; }  // the gradients of theta come expert by expert
 

@@ -24,7 +24,7 @@ template <Scalar S>
 struct Workspace {
   Routing<S> drouting;  ///< after backward: the gradient of the routing (gates: of the chosen experts)
   Buffer<S> between;    ///< AdaptedLinear: the gradient of what lies between adapter and product
-  Buffer<S> kept;       ///< what the weight gradients need per token
+  Buffer<S> factors;    ///< what the weight gradients need per token
   Buffer<S> scratch;    ///< `stride` scalars per thread
   Index stride = 0;
 
@@ -139,10 +139,10 @@ class MoeAdapter {
     const Routing<S>& routing = cache.routing;
     Routing<S>& gradient = workspace.drouting;
     gradient.resize(routing.tokens(), routing.experts, routing.rows_per_token, 0, !routing.noisy.empty());
-    workspace.kept.resize(
-        static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.kept())));
+    workspace.factors.resize(
+        static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.factors())));
     workspace.reserve(run.threads, scratch_size());
-    const Out<S> kept(workspace.kept.data(), x.rows, experts_.kept());
+    const Out<S> factors(workspace.factors.data(), x.rows, experts_.factors());
     const In<S> h(cache.h.data(), x.rows, experts_.cached());
 
     for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
@@ -153,7 +153,7 @@ class MoeAdapter {
                               .dy = dy.middle_rows(first, rows),
                               .dx = part(dx, first, rows),
                               .h = h.middle_rows(first, rows),
-                              .kept = kept.middle_rows(first, rows),
+                              .factors = factors.middle_rows(first, rows),
                               .routing = routing,
                               .drouting = gradient,
                               .first = first,
@@ -178,7 +178,7 @@ class MoeAdapter {
         experts_.backward_block({.block = block,
                                  .x = x,
                                  .dy = dy,
-                                 .kept = kept,
+                                 .factors = factors,
                                  .routing = routing,
                                  .drouting = gradient,
                                  .dtheta = dtheta.first(experts_size()),

@@ -44,7 +44,7 @@ struct BackwardTile {
   In<S> dy = {};              ///< [tile, out] experts only
   Out<S> dx = {};             ///< [tile, in] added to once; empty: not wanted
   In<S> h = {};               ///< [tile, cached()] experts only: what forward kept
-  Out<S> kept = {};           ///< [tile, kept()] experts only: for the weight gradients
+  Out<S> factors = {};        ///< [tile, factors()] experts only: written for backward_block
   const Routing<S>& routing;  ///< of the whole call
   Routing<S>& drouting;       ///< of the whole call, all parts present
   Index first;
@@ -56,10 +56,10 @@ struct BackwardTile {
 /// in ascending order. A block is one thread's.
 template <Scalar S>
 struct BackwardBlock {
-  Index block;      ///< of blocks()
-  In<S> x;          ///< [T, in]
-  In<S> dy = {};    ///< [T, out] experts only
-  In<S> kept = {};  ///< [T, kept()] experts only
+  Index block;         ///< of blocks()
+  In<S> x;             ///< [T, in]
+  In<S> dy = {};       ///< [T, out] experts only
+  In<S> factors = {};  ///< [T, factors()] experts only: what backward_rows wrote
   const Routing<S>& routing;
   const Routing<S>& drouting;
   std::span<S> dtheta;  ///< of this part alone; added to once
@@ -77,7 +77,9 @@ concept Parametric = std::copyable<P> &&
 };
 
 /// A stack of experts that weighs its members by a routing; `multiplicative` banks scale an activation, the
-/// others add to an output. It knows no router.
+/// others add to an output. It knows no router. Per token it keeps `cached()` scalars from forward to
+/// backward and `factors()` from backward_rows to backward_block; `scratch(tile)` scalars serve any one of
+/// the calls.
 template <class B>
 concept ExpertBank = Parametric<B> &&
     requires(const B& bank, Index tile, const ForwardTile<typename B::Scalar>& forward,
@@ -89,7 +91,7 @@ concept ExpertBank = Parametric<B> &&
   { bank.out() } -> std::convertible_to<Index>;
   { bank.rows_per_token() } -> std::convertible_to<Index>;
   { bank.cached() } -> std::convertible_to<Index>;
-  { bank.kept() } -> std::convertible_to<Index>;
+  { bank.factors() } -> std::convertible_to<Index>;
   { bank.blocks() } -> std::convertible_to<Index>;
   { bank.scratch(tile) } -> std::convertible_to<Index>;
   bank.forward_rows(forward);
@@ -98,7 +100,8 @@ concept ExpertBank = Parametric<B> &&
 };
 
 /// Fills a routing from an input of its own; it knows no experts. `prepare` sizes the routing before the
-/// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing.
+/// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing. Its sizes are
+/// as a bank's.
 template <class R>
 concept Router = Parametric<R> &&
     requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,

@@ -48,7 +48,7 @@ class Ia3Bank {
 
   static constexpr Index block_columns = 64;
   Index cached() const { return 0; }
-  Index kept() const { return 0; }
+  Index factors() const { return 0; }
   Index blocks() const { return config_.heads * head_blocks(); }
   Index scratch(Index tile) const { return std::max(2 * tile * in(), (experts() + tile_) * block_columns); }
 

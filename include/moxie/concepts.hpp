@@ -13,14 +13,6 @@
 
 namespace moxie::inline MOXIE_ABI {
 
-/// A new theta of a part, started from the seed.
-template <class P>
-Buffer<typename P::Scalar> make_theta(const P& part, std::uint64_t seed) {
-  Buffer<typename P::Scalar> theta(static_cast<std::size_t>(part.size()));
-  part.init(theta, seed);
-  return theta;
-}
-
 /// A tile of tokens on its way forward. An adapter hands it first to the router, which fills the routing's
 /// rows, then to the experts, which read them.
 template <Scalar S>
@@ -52,6 +44,13 @@ struct BackwardTile {
   const Run& run;
 };
 
+/// Columns of a weight gradient in one block of a stock part.
+inline constexpr Index block_columns = 64;
+
+namespace detail {
+constexpr Index column_blocks(Index columns) { return (columns + block_columns - 1) / block_columns; }
+}  // namespace detail
+
 /// One of the blocks that a part cuts its weight gradients into (columns in the stock parts), over all tokens
 /// in ascending order. A block is one thread's.
 template <Scalar S>
@@ -75,6 +74,14 @@ concept Parametric = std::copyable<P> &&
   { part.fields() } -> std::same_as<std::vector<Field>>;
   part.init(theta, seed);
 };
+
+/// A new theta of a part, started from the seed.
+template <Parametric P>
+Buffer<typename P::Scalar> make_theta(const P& part, std::uint64_t seed) {
+  Buffer<typename P::Scalar> theta(static_cast<std::size_t>(part.size()));
+  part.init(theta, seed);
+  return theta;
+}
 
 /// A stack of experts that weighs its members by a routing; `multiplicative` banks scale an activation, the
 /// others add to an output. It knows no router. Per token it keeps `cached()` scalars from forward to

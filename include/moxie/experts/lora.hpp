@@ -49,14 +49,13 @@ class LoraBank {
           random::key(random::Use::init, {seed, 1, static_cast<std::uint64_t>(e)}));
   }
 
-  static constexpr Index block_columns = 64;
   Index cached() const { return total_rank(); }
   /// dh [R], c [R] and, with biases, scale times gate [E].
   Index factors() const { return 2 * total_rank() + (config_.bias ? experts() : 0); }
   Index blocks() const { return in_blocks() + out_blocks(); }
   Index scratch(Index tile) const {
     const Index rows = tile * (total_rank() + in() + std::max(in(), out()) + experts());
-    return std::max(rows, (total_rank() + experts() + tile_) * block_columns);
+    return std::max(rows, (total_rank() + experts() + chunk) * block_columns);
   }
 
   /// h = A x_e; c = (scale gate) h; y += sum of c B, one chain over (expert, rank) ascending, added once.
@@ -151,8 +150,8 @@ class LoraBank {
     S* const sum = b.scratch;
     S* const masked = sum + ranks * block_columns;
     std::fill_n(sum, ranks * block_columns, S(0));
-    for (Index t = 0; t < tokens; t += tile_) {
-      const In<S> x = b.x.middle_rows(t, std::min(tile_, tokens - t));
+    for (Index t = 0; t < tokens; t += chunk) {
+      const In<S> x = b.x.middle_rows(t, std::min(chunk, tokens - t));
       for (Index e = 0; e < masks(); ++e) {
         detail::drop(dropout(), mask_id(e), x, column, width, t, b.run, masked, block_columns);
         const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : ranks;
@@ -165,7 +164,7 @@ class LoraBank {
   }
 
  private:
-  static constexpr Index tile_ = 64;  // tokens whose masked input lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens whose masked input lies in scratch at a time
 
   /// scale_e times gate, in that order, of a tile's token.
   struct Weights {
@@ -179,8 +178,8 @@ class LoraBank {
     S operator()(Index t, Index e) const { return scale(e) * routing.gate_row(first + t)[e]; }
   };
 
-  Index in_blocks() const { return (in() + block_columns - 1) / block_columns; }
-  Index out_blocks() const { return (out() + block_columns - 1) / block_columns; }
+  Index in_blocks() const { return detail::column_blocks(in()); }
+  Index out_blocks() const { return detail::column_blocks(out()); }
   const S* b_of(const S* theta) const { return theta + total_rank() * in(); }
   const S* bias_of(const S* theta) const { return theta + total_rank() * (in() + out()); }
   bool dropped(const Run& run) const { return run.training && config_.dropout > 0; }

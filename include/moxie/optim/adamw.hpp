@@ -30,10 +30,8 @@ class AdamW {
                  "a number above 0");
     expect_range(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "AdamW weight_decay",
                  config.weight_decay, "a finite number, 0 or more");
-    Index total = 0;
-    for (const ParameterGroup& group : groups_) total = std::max(total, group.offset + group.size);
-    m_.assign(static_cast<std::size_t>(total), S(0));
-    v_.assign(static_cast<std::size_t>(total), S(0));
+    m_.assign(static_cast<std::size_t>(detail::extent(groups_)), S(0));
+    v_.assign(m_.size(), S(0));
   }
   explicit AdamW(std::vector<ParameterGroup> groups) : AdamW(std::move(groups), Config{}) {}
 

@@ -13,8 +13,9 @@ struct Module {
 
 /// The named modules of one model over one flat theta: what an engine or a trainer holds. Modules are added,
 /// then `init` makes theta; a module can be switched off or scaled at any time between calls. Const calls may
-/// run on many threads at once, each with its own cache and workspace.
-/// `Kinds` is the closed list of what it can hold; a program with kinds of its own gives a longer one.
+/// run on many threads at once, each with its own cache and workspace. A handle of no module throws
+/// UnknownName, the use of theta before `init` StateError. `Kinds` is the closed list of what it can hold; a
+/// program with kinds of its own gives a longer one.
 template <Scalar S, class Kinds = AnyAdapter<S>>
 class AdapterSet {
  public:

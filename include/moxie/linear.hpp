@@ -63,7 +63,7 @@ class AdaptedLinear {
       base(x, y, run);
       adapter_.forward(theta, x, y, cache.adapter, workspace, run);
     } else {
-      const Out<S> activation = resize(cache, x.rows);
+      const Out<S> activation = activation_of(cache, x.rows);
       if (site_ == Site::input) {
         adapter_.forward(theta, x, activation, cache.adapter, workspace, run);
         base(activation, y, run);
@@ -74,7 +74,7 @@ class AdaptedLinear {
     }
   }
 
-  /// Adds to dx [T, in] (empty: not wanted) and dtheta; W and b are frozen. dx = W^T dy for the base.
+  /// Adds to dx [T, in] (empty: not wanted) and dtheta; W and b are frozen. The base's part of dx is dy W.
   void backward(std::span<const S> theta, In<S> x, In<S> dy, const LinearCache<S>& cache,
                 Workspace<S>& workspace, const Run& run, Out<S> dx, std::span<S> dtheta,
                 const Routing<S>& drouting = {}) const {
@@ -106,7 +106,8 @@ class AdaptedLinear {
 
   /// Writes the weight, and the bias where there is one, of the plain layer that equals this one: W + sum
   /// over e of s_e B_e A_e / E, or rows (output) or columns (input) of W times the vectors. Unmerging is
-  /// copying W back. Throws NotMergeable where the router makes the update depend on the token.
+  /// copying W back. Throws NotMergeable where the router makes the update depend on the token, and
+  /// ShapeMismatch, Aliased.
   void merge(std::span<const S> theta, Out<S> weight, Out<S> bias = {}) const {
     if constexpr (!std::same_as<typename Adapter::Router, UniformRouter<S>>) {
       fail(Code::not_mergeable,
@@ -137,7 +138,7 @@ class AdaptedLinear {
       return adapter_.experts().config().bias;
   }
 
-  Out<S> resize(LinearCache<S>& cache, Index tokens) const {
+  Out<S> activation_of(LinearCache<S>& cache, Index tokens) const {
     cache.activation.resize(static_cast<std::size_t>(tokens * adapter_.in()));
     return {cache.activation.data(), tokens, adapter_.in()};
   }

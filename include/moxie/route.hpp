@@ -6,7 +6,7 @@
 namespace moxie::inline MOXIE_ABI {
 
 /// A router by itself, on an input of its own (a sentence's mean so far, a task embedding): fills `routing`,
-/// which may then be handed to an adapter with a GivenRouter. x [T, router.in()].
+/// which may then be handed to an adapter with a GivenRouter. x [T, router.in()]. Throws ShapeMismatch.
 template <Router R>
 void route(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
            Routing<typename R::Scalar>& routing, Workspace<typename R::Scalar>& workspace,
@@ -26,8 +26,9 @@ void route(const R& router, std::span<const typename R::Scalar> theta, In<typena
   });
 }
 
-/// Backward of `route`: adds to dx and dtheta (empty: not wanted). `gradient` brings the gradient of the
-/// routing, for example an adapter's `workspace.drouting` copied after its backward; it is used up.
+/// Backward of `route`: adds to dx [T, router.in()] and dtheta (empty: not wanted). `gradient` brings the
+/// gradient of the routing, for example an adapter's `workspace.drouting` copied after its backward; it is
+/// used up. Throws ShapeMismatch, Aliased.
 template <Router R>
 void route_backward(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
                     const Routing<typename R::Scalar>& routing, Routing<typename R::Scalar>& gradient,

@@ -17,6 +17,7 @@ class GivenRouter {
     Index heads = 1;  ///< routing rows per token
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit GivenRouter(const Config& config) : config_(config) {
     detail::expect_range(config.experts >= 1, "GivenRouter experts", static_cast<double>(config.experts),
                          "1 or more");
@@ -83,7 +84,7 @@ class GivenRouter {
 
 /// Fills a routing from a matrix of gates [rows, experts]; experts whose gate is not 0 are chosen. A row of
 /// zeros chooses none and gets the base. Throws ShapeMismatch where rows is not a multiple of
-/// `rows_per_token`.
+/// `rows_per_token`, ConfigRange where that is below 1.
 template <Scalar S>
 void give_gates(Routing<S>& routing, In<S> gates, Index rows_per_token = 1) {
   detail::expect_shape("gates", gates, -1, -1);

@@ -16,12 +16,13 @@ class SoftRouter {
   struct Config {
     Index in = 0;
     Index experts = 1;
-    Index heads = 1;
+    Index heads = 1;  ///< routing rows per token
     double temperature = 1;
     double jitter = 0;  ///< in training the input is multiplied by U(1 - jitter, 1 + jitter)
     Init init = Init::kaiming_uniform;
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit SoftRouter(const Config& config)
       : config_(config), projection_(config.in, config.experts, config.heads, config.jitter) {
     detail::expect_range(config.temperature > 0 && std::isfinite(config.temperature), "router temperature",

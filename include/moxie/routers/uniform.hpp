@@ -15,6 +15,7 @@ class UniformRouter {
     Index heads = 1;  ///< routing rows per token
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit UniformRouter(const Config& config) : config_(config) {
     detail::expect_range(config.experts >= 1, "UniformRouter experts", static_cast<double>(config.experts),
                          "1 or more");

@@ -146,8 +146,7 @@ int main() {
   moxie::Matrix<double> wanted = 2 * x;
   for (Index t = 0; t < tokens; ++t)
     if (x(t, 0) <= 0) wanted.row(t).array() = x.row(t).array() + 1;
-  std::vector<double> theta(static_cast<std::size_t>(soft.size())), gradient(theta.size());
-  soft.init(theta, 1);
+  moxie::Buffer<double> theta = moxie::make_theta(soft, 1), gradient(theta.size());
   moxie::AdamW<double> adamw(moxie::parameter_groups(soft.fields()));
   moxie::Cache<double> cache;
   moxie::Workspace<double> workspace;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
 #include <moxie/moxie.hpp>
+
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>

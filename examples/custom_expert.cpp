@@ -30,9 +30,9 @@ class ScaleShiftBank {
   }
   void init(std::span<S> theta, std::uint64_t) const { std::fill(theta.begin(), theta.end(), S(0)); }
 
-  // Backward needs no more than x and the gates, so nothing is kept for it.
+  // Both steps of backward need no more than x, dy and the gates, so nothing is kept for them.
   Index cached() const { return 0; }
-  Index kept() const { return 0; }
+  Index factors() const { return 0; }
   Index scratch(Index) const { return 0; }
   Index blocks() const { return experts_; }  // the gradients of theta come expert by expert
 
@@ -146,8 +146,7 @@ int main() {
   moxie::Matrix<double> wanted = 2 * x;
   for (Index t = 0; t < tokens; ++t)
     if (x(t, 0) <= 0) wanted.row(t).array() = x.row(t).array() + 1;
-  std::vector<double> theta(static_cast<std::size_t>(soft.size())), gradient(theta.size());
-  soft.init(theta, 1);
+  moxie::Buffer<double> theta = moxie::make_theta(soft, 1), gradient(theta.size());
   moxie::AdamW<double> adamw(moxie::parameter_groups(soft.fields()));
   moxie::Cache<double> cache;
   moxie::Workspace<double> workspace;

@@ -5,12 +5,14 @@
 //
 //   pretrain --words /usr/share/dict/american-english --out base.bin
 
+#include <moxie/optim/adamw.hpp>
+#include <moxie/optim/schedule.hpp>
+
 #include <CLI/CLI.hpp>
+
 #include <cstdio>
 #include <exception>
 #include <filesystem>
-#include <moxie/optim/adamw.hpp>
-#include <moxie/optim/schedule.hpp>
 #include <string>
 #include <vector>
 

@@ -19,8 +19,7 @@ int main() {
 
   const moxie::Matrix<float> weight = moxie::Matrix<float>::Identity(d, d);
   const moxie::AdaptedLinear layer(moxie::molora<float>({.in = d, .out = d, .experts = 2}), weight);
-  std::vector<float> theta(static_cast<std::size_t>(layer.adapter().size())), gradient(theta.size());
-  layer.adapter().init(theta, 1);
+  moxie::Buffer<float> theta = moxie::make_theta(layer.adapter(), 1), gradient(theta.size());
   moxie::AdamW<float> adamw(moxie::parameter_groups(layer.adapter().fields()));
   moxie::LinearCache<float> cache;
   moxie::Workspace<float> workspace;

@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("a second run gives the same bits, whatever cache and workspa
     const Inputs<S> data = make_inputs(c, 66, 4, false, true);
     const Outputs<S> fresh = evaluate(c, data, run);
     std::fill(workspace.scratch.begin(), workspace.scratch.end(), std::numeric_limits<S>::quiet_NaN());
-    std::fill(workspace.kept.begin(), workspace.kept.end(), std::numeric_limits<S>::quiet_NaN());
+    std::fill(workspace.factors.begin(), workspace.factors.end(), std::numeric_limits<S>::quiet_NaN());
     std::fill(cache.h.begin(), cache.h.end(), std::numeric_limits<S>::quiet_NaN());
     for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates})
       std::fill((workspace.drouting.*which).begin(), (workspace.drouting.*which).end(),

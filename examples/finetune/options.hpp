@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+
 #include <thread>
 
 #include "../llama/adapters.hpp"
@@ -42,6 +43,9 @@ inline moxie::Method method(How how) {
   return methods[static_cast<std::size_t>(how)];
 }
 
+/// The projections, in the order of llama::Site.
+inline constexpr std::array<std::string_view, 7> target_names = {"q", "k", "v", "o", "gate", "up", "down"};
+
 /// What a method uses where the command line is silent: the preset's own settings, and a learning rate tuned
 /// for 300 steps on the word lists.
 struct Defaults {
@@ -52,7 +56,7 @@ struct Defaults {
 };
 
 inline Defaults defaults(How how) {
-  const std::vector<std::string> all = {"q", "k", "v", "o", "gate", "up", "down"};
+  const std::vector<std::string> all(target_names.begin(), target_names.end());
   switch (how) {
     case How::lora:
       return {.targets = all, .experts = {1}, .rank = 8, .alpha = 8, .learning_rate = 2e-2};
@@ -95,7 +99,7 @@ inline Options parse(int argc, const char* const* argv) {
   app.option_defaults()->always_capture_default();
   std::string how = "molora", route = "token";
   app.add_option("--method", how, "how the model learns")
-      ->check(CLI::IsMember({"lora", "ia3", "mov", "molora", "loramoe", "mola", "full"}));
+      ->check(CLI::IsMember(std::vector<std::string>(how_names.begin(), how_names.end())));
   app.add_option("--experts", o.experts, "experts per layer: one number, or one per layer or group (2,4,6,8)")
       ->delimiter(',')
       ->capture_default_str();
@@ -158,14 +162,13 @@ inline Options parse(int argc, const char* const* argv) {
 /// The sites of the targets. Throws std::runtime_error for an unknown or a repeated one.
 inline std::vector<llama::Site> sites(const Options& o) {
   using llama::Site;
-  constexpr std::array<std::string_view, 7> names = {"q", "k", "v", "o", "gate", "up", "down"};
   std::vector<Site> result;
   for (const std::string& target : o.targets) {
-    const auto at = std::find(names.begin(), names.end(), target);
-    if (at == names.end())
+    const auto at = std::find(target_names.begin(), target_names.end(), target);
+    if (at == target_names.end())
       throw std::runtime_error("--targets: unknown target " + target +
                                ", wanted some of q,k,v,o,gate,up,down");
-    Site site = static_cast<Site>(at - names.begin());
+    Site site = static_cast<Site>(at - target_names.begin());
     if (o.vectors()) {
       // Vectors scale activations: keys, values, the gated activation (MoV) or the input of down (IA3).
       if (site == Site::k)

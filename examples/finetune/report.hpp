@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <moxie/plot/svg.hpp>
+
+#include <nlohmann/json.hpp>
+
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <moxie/plot/svg.hpp>
-#include <nlohmann/json.hpp>
 
 #include "../progress.hpp"
 #include "tasks.hpp"
@@ -29,16 +30,7 @@ struct Findings {
 
 /// Writes a file whole or not at all.
 inline void write_file(const std::filesystem::path& path, const std::string& text) {
-  const std::filesystem::path temporary = path.string() + ".part";
-  std::ofstream file(temporary, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw std::runtime_error("cannot write " + path.string());
-  }
-  std::filesystem::rename(temporary, path);
+  llama::write_atomically(path.string(), [&](std::ostream& out) { out << text; });
 }
 
 inline std::string unit(const Options& o) { return o.tokenizer.empty() ? "nats per byte" : "nats per token"; }

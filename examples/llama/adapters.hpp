@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
 #include <moxie/moxie.hpp>
+
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -128,37 +129,29 @@ class Adapters {
                                                              : d;
     const bool per_head = site == Site::key || site == Site::value;
     const Index features = per_head ? kv : h;
+    const auto filled = [&](auto preset) {  // what the LoRA kinds' options have in common
+      preset.in = in;
+      preset.out = out;
+      preset.rank = o.rank;
+      preset.alpha = o.alpha;
+      preset.dropout = o.dropout;
+      if constexpr (requires { preset.experts; }) preset.experts = experts;
+      if constexpr (requires { preset.top_k; }) preset.top_k = o.top_k;
+      return preset;
+    };
     moxie::Module module;
     switch (o.method) {
       case Method::lora:
-        module = set_.add(
-            name,
-            moxie::lora<S>({.in = in, .out = out, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout}));
+        module = set_.add(name, moxie::lora<S>(filled(moxie::LoraOptions{})));
         break;
       case Method::molora:
-        module = set_.add(name, moxie::molora<S>({.in = in,
-                                                  .out = out,
-                                                  .experts = experts,
-                                                  .rank = o.rank,
-                                                  .alpha = o.alpha,
-                                                  .dropout = o.dropout}));
+        module = set_.add(name, moxie::molora<S>(filled(moxie::MoloraOptions{})));
         break;
       case Method::loramoe:
-        module = set_.add(name, moxie::loramoe<S>({.in = in,
-                                                   .out = out,
-                                                   .experts = experts,
-                                                   .rank = o.rank,
-                                                   .alpha = o.alpha,
-                                                   .dropout = o.dropout}));
+        module = set_.add(name, moxie::loramoe<S>(filled(moxie::LoramoeOptions{})));
         break;
       case Method::mola:
-        module = set_.add(name, moxie::mola<S>({.in = in,
-                                                .out = out,
-                                                .experts = experts,
-                                                .top_k = o.top_k,
-                                                .rank = o.rank,
-                                                .alpha = o.alpha,
-                                                .dropout = o.dropout}));
+        module = set_.add(name, moxie::mola<S>(filled(moxie::MolaOptions{})));
         break;
       case Method::ia3:
         module = set_.add(name, moxie::ia3<S>({.features = features, .heads = per_head ? heads : 1}));

@@ -43,7 +43,13 @@ inline std::ifstream open(const std::string& path, std::uintmax_t& bytes) {
   return in;
 }
 
-/// Writes the file beside `path` and renames it, so that no reader ever sees half of it.
+/// Floats of the two rotary tables that llama2.c's older files carry between the last norm and the head.
+inline double table_count(const Config& c) { return double(c.context) * double(c.head_dim() / 2) * 2; }
+
+}  // namespace detail
+
+/// Writes the file beside `path` and renames it, so that no reader ever sees half of it. Throws
+/// std::runtime_error, and leaves nothing behind then.
 template <class Write>
 void write_atomically(const std::string& path, Write&& write) {
   const std::string temporary = path + ".part";
@@ -55,14 +61,10 @@ void write_atomically(const std::string& path, Write&& write) {
   if (!out || error) {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
-    bad_file(path, "writing", error ? error.message() : "a failed write", "a writable place with room");
+    detail::bad_file(path, "writing", error ? error.message() : "a failed write",
+                     "a writable place with room");
   }
 }
-
-/// Floats of the two rotary tables that llama2.c's older files carry between the last norm and the head.
-inline double table_count(const Config& c) { return double(c.context) * double(c.head_dim() / 2) * 2; }
-
-}  // namespace detail
 
 /// Reads a llama2.c checkpoint: seven int32 (dim, hidden, layers, heads, kv_heads, vocab, context; a negative
 /// vocab marks a head of its own), then fp32 tensors; the rotary tables may be there or not, which the size
@@ -112,7 +114,7 @@ inline void write_checkpoint(const std::string& path, const Config& c, std::span
   check(c, path);
   if (const Layout layout(c); static_cast<Index>(weights.size()) != layout.size())
     detail::bad_file(path, "weights", std::to_string(weights.size()), std::to_string(layout.size()));
-  detail::write_atomically(path, [&](std::ostream& out) {
+  write_atomically(path, [&](std::ostream& out) {
     std::array<std::int32_t, 7> header{};
     const Index values[] = {c.dim,    c.hidden, c.layers, c.heads, c.kv_heads, c.tied ? c.vocab : -c.vocab,
                             c.context};

@@ -24,7 +24,7 @@ template <Scalar S>
 struct Workspace {
   Routing<S> drouting;  ///< after backward: the gradient of the routing (gates: of the chosen experts)
   Buffer<S> between;    ///< AdaptedLinear: the gradient of what lies between adapter and product
-  Buffer<S> kept;       ///< what the weight gradients need per token
+  Buffer<S> factors;    ///< what the weight gradients need per token
   Buffer<S> scratch;    ///< `stride` scalars per thread
   Index stride = 0;
 
@@ -51,7 +51,6 @@ class MoeAdapter {
   using Scalar = typename Experts::Scalar;
   using S = Scalar;
   static constexpr bool multiplicative = Experts::multiplicative;
-  static constexpr Index tile = 64;  ///< tokens that are routed and then served while they are in cache
 
   /// Throws ConfigRange where the two disagree about experts or heads.
   MoeAdapter(Experts experts, Router router) : experts_(std::move(experts)), router_(std::move(router)) {
@@ -75,8 +74,8 @@ class MoeAdapter {
   }
   void init(std::span<S> theta, std::uint64_t seed) const {
     detail::expect_size("theta", theta.size(), size());
-    experts_.init(theta.first(static_cast<std::size_t>(experts_.size())), seed);
-    router_.init(theta.subspan(static_cast<std::size_t>(experts_.size())), seed);
+    experts_.init(theta.first(experts_size()), seed);
+    router_.init(theta.subspan(experts_size()), seed);
   }
 
   /// x [T, in], y [T, out]. `router_x` [T, router().in()]: what the router reads in place of x. For IA3 kinds
@@ -94,21 +93,30 @@ class MoeAdapter {
     detail::expect_shape("router_x", seen, x.rows, router_.in() > 0 ? router_.in() : Index{-1});
     if (!in_place || router_x.data != nullptr) detail::expect_apart("y", y, "router_x", router_x);
 
-    const auto [of_experts, of_router] = split(theta);
+    const std::span<const S> of_experts = theta.first(experts_size()),
+                             of_router = theta.subspan(experts_size());
     cache.tokens = -1;
     router_.prepare(cache.routing, x.rows, run);
     cache.h.resize(static_cast<std::size_t>(detail::checked_product("cache", x.rows, experts_.cached())));
-    workspace.reserve(run.threads, std::max(experts_.scratch(tile), router_.scratch(tile)));
+    workspace.reserve(run.threads, scratch_size());
     const Out<S> h(cache.h.data(), x.rows, experts_.cached());
-    for_blocks((x.rows + tile - 1) / tile, run.threads,
-               [&, experts = of_experts, router = of_router](Index block, int thread) {
-                 const Index first = block * tile, rows = std::min(tile, x.rows - first);
-                 S* const scratch = workspace.of_thread(thread);
-                 router_.route_rows(
-                     {router, seen.middle_rows(first, rows), {}, {}, cache.routing, first, scratch, run});
-                 experts_.forward_rows({experts, x.middle_rows(first, rows), y.middle_rows(first, rows),
-                                        h.middle_rows(first, rows), cache.routing, first, scratch, run});
-               });
+    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+      S* const scratch = workspace.of_thread(thread);
+      router_.route_rows({.theta = of_router,
+                          .x = seen.middle_rows(first, rows),
+                          .routing = cache.routing,
+                          .first = first,
+                          .scratch = scratch,
+                          .run = run});
+      experts_.forward_rows({.theta = of_experts,
+                             .x = x.middle_rows(first, rows),
+                             .y = y.middle_rows(first, rows),
+                             .h = h.middle_rows(first, rows),
+                             .routing = cache.routing,
+                             .first = first,
+                             .scratch = scratch,
+                             .run = run});
+    });
     cache.tokens = x.rows;
     cache.in = in();
     cache.out = out();
@@ -126,65 +134,70 @@ class MoeAdapter {
     check_backward(theta, x, dy, cache, run, dx, dtheta, drouting, router_x, drouter_x);
     const In<S> seen = routed_by(x, router_x);
     const Out<S> dseen = router_x.data == nullptr ? dx : drouter_x;
-    const auto [of_experts, of_router] = split(theta);
+    const std::span<const S> of_experts = theta.first(experts_size()),
+                             of_router = theta.subspan(experts_size());
     const Routing<S>& routing = cache.routing;
     Routing<S>& gradient = workspace.drouting;
     gradient.resize(routing.tokens(), routing.experts, routing.rows_per_token, 0, !routing.noisy.empty());
-    workspace.kept.resize(
-        static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.kept())));
-    workspace.reserve(run.threads, std::max(experts_.scratch(tile), router_.scratch(tile)));
-    const Out<S> kept(workspace.kept.data(), x.rows, experts_.kept());
+    workspace.factors.resize(
+        static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.factors())));
+    workspace.reserve(run.threads, scratch_size());
+    const Out<S> factors(workspace.factors.data(), x.rows, experts_.factors());
     const In<S> h(cache.h.data(), x.rows, experts_.cached());
 
-    for_blocks(
-        (x.rows + tile - 1) / tile, run.threads,
-        [&, experts = of_experts, router = of_router](Index block, int thread) {
-          const Index first = block * tile, rows = std::min(tile, x.rows - first);
-          S* const scratch = workspace.of_thread(thread);
-          copy_rows(drouting, gradient, first, rows);
-          experts_.backward_rows({experts, x.middle_rows(first, rows), dy.middle_rows(first, rows),
-                                  part(dx, first, rows), h.middle_rows(first, rows),
-                                  kept.middle_rows(first, rows), routing, gradient, first, scratch, run});
-          for_rows(first, rows, [&](std::size_t at) {
-            if (!drouting.gates.empty()) gradient.gates[at] += drouting.gates[at];
-          });
-          router_.backward_rows({router,
-                                 seen.middle_rows(first, rows),
-                                 {},
-                                 part(dseen, first, rows),
-                                 {},
-                                 {},
-                                 routing,
-                                 gradient,
-                                 first,
-                                 scratch,
-                                 run});
-        });
+    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+      S* const scratch = workspace.of_thread(thread);
+      copy_rows(drouting, gradient, first, rows);
+      experts_.backward_rows({.theta = of_experts,
+                              .x = x.middle_rows(first, rows),
+                              .dy = dy.middle_rows(first, rows),
+                              .dx = part(dx, first, rows),
+                              .h = h.middle_rows(first, rows),
+                              .factors = factors.middle_rows(first, rows),
+                              .routing = routing,
+                              .drouting = gradient,
+                              .first = first,
+                              .scratch = scratch,
+                              .run = run});
+      for_rows(first, rows, [&](std::size_t at) {
+        if (!drouting.gates.empty()) gradient.gates[at] += drouting.gates[at];
+      });
+      router_.backward_rows({.theta = of_router,
+                             .x = seen.middle_rows(first, rows),
+                             .dx = part(dseen, first, rows),
+                             .routing = routing,
+                             .drouting = gradient,
+                             .first = first,
+                             .scratch = scratch,
+                             .run = run});
+    });
     if (dtheta.empty()) return;
-    const auto experts_size = static_cast<std::size_t>(experts_.size());
     for_blocks(experts_.blocks() + router_.blocks(), run.threads, [&](Index block, int thread) {
       S* const scratch = workspace.of_thread(thread);
       if (block < experts_.blocks())
-        experts_.backward_block(
-            {block, x, dy, kept, routing, gradient, dtheta.first(experts_size), scratch, run});
+        experts_.backward_block({.block = block,
+                                 .x = x,
+                                 .dy = dy,
+                                 .factors = factors,
+                                 .routing = routing,
+                                 .drouting = gradient,
+                                 .dtheta = dtheta.first(experts_size()),
+                                 .scratch = scratch,
+                                 .run = run});
       else
-        router_.backward_block({block - experts_.blocks(),
-                                seen,
-                                {},
-                                {},
-                                routing,
-                                gradient,
-                                dtheta.subspan(experts_size),
-                                scratch,
-                                run});
+        router_.backward_block({.block = block - experts_.blocks(),
+                                .x = seen,
+                                .routing = routing,
+                                .drouting = gradient,
+                                .dtheta = dtheta.subspan(experts_size()),
+                                .scratch = scratch,
+                                .run = run});
     });
   }
 
  private:
-  std::pair<std::span<const S>, std::span<const S>> split(std::span<const S> theta) const {
-    const auto n = static_cast<std::size_t>(experts_.size());
-    return {theta.first(n), theta.subspan(n)};
-  }
+  std::size_t experts_size() const { return static_cast<std::size_t>(experts_.size()); }
+  Index scratch_size() const { return std::max(experts_.scratch(tile_tokens), router_.scratch(tile_tokens)); }
   static In<S> routed_by(In<S> x, In<S> router_x) { return router_x.data == nullptr ? x : router_x; }
   static Out<S> part(Out<S> whole, Index first, Index rows) {
     return whole.empty() ? Out<S>() : whole.middle_rows(first, rows);
@@ -236,22 +249,13 @@ class MoeAdapter {
     for (const Buffer<S>* buffer :
          {&drouting.logits, &drouting.probs, &drouting.gates, &drouting.noisy, &drouting.noise_scale})
       if (!buffer->empty()) detail::expect_size("a part of drouting", buffer->size(), cache.routing.size());
-    detail::expect_apart("dx", dx, "x", x);
-    detail::expect_apart("dx", dx, "dy", dy);
-    detail::expect_apart("dx", dx, "router_x", router_x);
-    detail::expect_apart("dx", dx, "drouter_x", drouter_x);
-    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x);
-    detail::expect_apart("drouter_x", drouter_x, "x", x);
-    detail::expect_apart("drouter_x", drouter_x, "dy", dy);
-    const In<S> d = detail::as_view(dtheta);
-    detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
-    detail::expect_apart("dtheta", d, "x", x);
-    detail::expect_apart("dtheta", d, "dy", dy);
-    detail::expect_apart("dtheta", d, "dx", dx);
-    detail::expect_apart("dtheta", d, "router_x", router_x);
-    detail::expect_apart("dtheta", d, "drouter_x", drouter_x);
-    detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
-    detail::expect_apart("drouter_x", drouter_x, "theta", detail::as_view(theta));
+    const In<S> weights = detail::as_view(theta);
+    detail::expect_apart("dx", dx, "x", x, "dy", dy, "router_x", router_x, "drouter_x", drouter_x);
+    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x, "x", x, "dy", dy);
+    detail::expect_apart("dtheta", detail::as_view(dtheta), "theta", weights, "x", x, "dy", dy, "dx", dx,
+                         "router_x", router_x, "drouter_x", drouter_x);
+    detail::expect_apart("dx", dx, "theta", weights);
+    detail::expect_apart("drouter_x", drouter_x, "theta", weights);
   }
 
   Experts experts_;

@@ -13,8 +13,9 @@ struct Module {
 
 /// The named modules of one model over one flat theta: what an engine or a trainer holds. Modules are added,
 /// then `init` makes theta; a module can be switched off or scaled at any time between calls. Const calls may
-/// run on many threads at once, each with its own cache and workspace.
-/// `Kinds` is the closed list of what it can hold; a program with kinds of its own gives a longer one.
+/// run on many threads at once, each with its own cache and workspace. A handle of no module throws
+/// UnknownName, the use of theta before `init` StateError. `Kinds` is the closed list of what it can hold; a
+/// program with kinds of its own gives a longer one.
 template <Scalar S, class Kinds = AnyAdapter<S>>
 class AdapterSet {
  public:
@@ -157,8 +158,7 @@ class AdapterSet {
           detail::expect_shape("x", x, -1, adapter.in());
           detail::expect_shape("dy", dy, x.rows, adapter.out());
           if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, adapter.in());
-          detail::expect_apart("dx", dx, "x", x);
-          detail::expect_apart("dx", dx, "dy", dy);
+          detail::expect_apart("dx", dx, "x", x, "dy", dy);
           if (!adapter.multiplicative || dx.empty()) return;
           for (Index t = 0; t < x.rows; ++t)
             for (Index i = 0; i < x.cols; ++i) dx.row(t)[i] += dy.row(t)[i];

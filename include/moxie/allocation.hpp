@@ -48,7 +48,8 @@ inline std::vector<Index> experts_per_layer(std::span<const Index> list, Index l
   return result;
 }
 
-/// Experts per layer of a published shape; layer l takes group floor(4 l / L).
+/// Experts per layer of a published shape; layer l takes group floor(4 l / L). Throws ConfigRange for no
+/// layers.
 inline std::vector<Index> experts_per_layer(Allocation shape, Index layers) {
   detail::expect_range(layers >= 1, "layers", static_cast<double>(layers), "1 or more");
   const std::array<Index, 4> groups = group_experts(shape);
@@ -96,7 +97,7 @@ inline std::vector<Index> spread_experts(Index total, std::span<const double> we
   return result;
 }
 
-/// A total spread in the proportions of a published shape.
+/// A total spread in the proportions of a published shape. Throws ConfigRange as above.
 inline std::vector<Index> spread_experts(Index total, Allocation shape, Index layers) {
   std::vector<double> weights;
   for (const Index experts : experts_per_layer(shape, layers))

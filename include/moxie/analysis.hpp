@@ -49,7 +49,8 @@ enum class UpdateScale { scaled, unscaled };
 /// D[i, j] = Frobenius norm of the difference of the updates of experts i and j of a LoRA bank, s_i B_i A_i
 /// less s_j B_j A_j, in double. No d x d matrix is formed: with the stacked B = Q_b R_b and A = Q_a R_a it is
 /// the norm of R_b,i R_a,i^T - R_b,j R_a,j^T, which stays accurate when experts nearly agree (traces of Gram
-/// matrices cancel). arXiv:2402.08562, section 4.4; whether the paper scales the updates is not known.
+/// matrices cancel). arXiv:2402.08562, section 4.4; whether the paper scales the updates is not known. Throws
+/// ShapeMismatch where theta is too short.
 template <Scalar S>
 Matrix<double> expert_differences(const LoraBank<S>& bank, std::span<const S> theta,
                                   UpdateScale scale = UpdateScale::scaled) {

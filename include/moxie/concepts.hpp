@@ -13,22 +13,14 @@
 
 namespace moxie::inline MOXIE_ABI {
 
-/// A new theta of a part, started from the seed.
-template <class P>
-Buffer<typename P::Scalar> make_theta(const P& part, std::uint64_t seed) {
-  Buffer<typename P::Scalar> theta(static_cast<std::size_t>(part.size()));
-  part.init(theta, seed);
-  return theta;
-}
-
 /// A tile of tokens on its way forward. An adapter hands it first to the router, which fills the routing's
 /// rows, then to the experts, which read them.
 template <Scalar S>
 struct ForwardTile {
   std::span<const S> theta;  ///< of this part alone
   In<S> x;                   ///< [tile, in] what this part reads
-  Out<S> y;                  ///< [tile, out] experts only: added to (LoRA) or written (IA3)
-  Out<S> h;                  ///< [tile, cached()] experts only: kept for backward
+  Out<S> y = {};             ///< [tile, out] experts only: added to (LoRA) or written (IA3)
+  Out<S> h = {};             ///< [tile, cached()] experts only: kept for backward
   Routing<S>& routing;       ///< of the whole call
   Index first;               ///< number of the tile's first token in the call
   S* scratch;                ///< scratch(tile) scalars of this thread
@@ -41,10 +33,10 @@ template <Scalar S>
 struct BackwardTile {
   std::span<const S> theta;
   In<S> x;                    ///< as forward
-  In<S> dy;                   ///< [tile, out] experts only
-  Out<S> dx;                  ///< [tile, in] added to once; empty: not wanted
-  In<S> h;                    ///< what forward kept
-  Out<S> kept;                ///< [tile, kept()] experts only: for the weight gradients
+  In<S> dy = {};              ///< [tile, out] experts only
+  Out<S> dx = {};             ///< [tile, in] added to once; empty: not wanted
+  In<S> h = {};               ///< [tile, cached()] experts only: what forward kept
+  Out<S> factors = {};        ///< [tile, factors()] experts only: written for backward_block
   const Routing<S>& routing;  ///< of the whole call
   Routing<S>& drouting;       ///< of the whole call, all parts present
   Index first;
@@ -52,13 +44,21 @@ struct BackwardTile {
   const Run& run;
 };
 
+/// Columns of a weight gradient in one block of a stock part.
+inline constexpr Index block_columns = 64;
+
+namespace detail {
+constexpr Index column_blocks(Index columns) { return (columns + block_columns - 1) / block_columns; }
+}  // namespace detail
+
 /// One of the blocks that a part cuts its weight gradients into (columns in the stock parts), over all tokens
 /// in ascending order. A block is one thread's.
 template <Scalar S>
 struct BackwardBlock {
-  Index block;  ///< of blocks()
-  In<S> x, dy;  ///< whole call
-  In<S> kept;   ///< [tokens, kept()] experts only
+  Index block;         ///< of blocks()
+  In<S> x;             ///< [T, in]
+  In<S> dy = {};       ///< [T, out] experts only
+  In<S> factors = {};  ///< [T, factors()] experts only: what backward_rows wrote
   const Routing<S>& routing;
   const Routing<S>& drouting;
   std::span<S> dtheta;  ///< of this part alone; added to once
@@ -75,8 +75,18 @@ concept Parametric = std::copyable<P> &&
   part.init(theta, seed);
 };
 
+/// A new theta of a part, started from the seed.
+template <Parametric P>
+Buffer<typename P::Scalar> make_theta(const P& part, std::uint64_t seed) {
+  Buffer<typename P::Scalar> theta(static_cast<std::size_t>(part.size()));
+  part.init(theta, seed);
+  return theta;
+}
+
 /// A stack of experts that weighs its members by a routing; `multiplicative` banks scale an activation, the
-/// others add to an output. It knows no router.
+/// others add to an output. It knows no router. Per token it keeps `cached()` scalars from forward to
+/// backward and `factors()` from backward_rows to backward_block; `scratch(tile)` scalars serve any one of
+/// the calls.
 template <class B>
 concept ExpertBank = Parametric<B> &&
     requires(const B& bank, Index tile, const ForwardTile<typename B::Scalar>& forward,
@@ -88,7 +98,7 @@ concept ExpertBank = Parametric<B> &&
   { bank.out() } -> std::convertible_to<Index>;
   { bank.rows_per_token() } -> std::convertible_to<Index>;
   { bank.cached() } -> std::convertible_to<Index>;
-  { bank.kept() } -> std::convertible_to<Index>;
+  { bank.factors() } -> std::convertible_to<Index>;
   { bank.blocks() } -> std::convertible_to<Index>;
   { bank.scratch(tile) } -> std::convertible_to<Index>;
   bank.forward_rows(forward);
@@ -97,7 +107,8 @@ concept ExpertBank = Parametric<B> &&
 };
 
 /// Fills a routing from an input of its own; it knows no experts. `prepare` sizes the routing before the
-/// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing.
+/// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing. Its sizes are
+/// as a bank's.
 template <class R>
 concept Router = Parametric<R> &&
     requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,

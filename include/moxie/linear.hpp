@@ -55,17 +55,15 @@ class AdaptedLinear {
     detail::expect_size("theta", theta.size(), adapter_.size());
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("y", y, x.rows, out());
-    detail::expect_apart("y", y, "x", x);
-    detail::expect_apart("y", y, "theta", detail::as_view(theta));
-    detail::expect_apart("y", y, "the layer's weight", weight_);
-    detail::expect_apart("y", y, "the layer's bias", bias_);
+    detail::expect_apart("y", y, "x", x, "theta", detail::as_view(theta), "the layer's weight", weight_,
+                         "the layer's bias", bias_);
     adapter_.router().prepare(cache.adapter.routing, x.rows,
                               run);  // a bad given routing is refused before y is written
     if constexpr (!Adapter::multiplicative) {
       base(x, y, run);
       adapter_.forward(theta, x, y, cache.adapter, workspace, run);
     } else {
-      const Out<S> activation = resize(cache, x.rows);
+      const Out<S> activation = activation_of(cache, x.rows);
       if (site_ == Site::input) {
         adapter_.forward(theta, x, activation, cache.adapter, workspace, run);
         base(activation, y, run);
@@ -76,15 +74,14 @@ class AdaptedLinear {
     }
   }
 
-  /// Adds to dx [T, in] (empty: not wanted) and dtheta; W and b are frozen. dx = W^T dy for the base.
+  /// Adds to dx [T, in] (empty: not wanted) and dtheta; W and b are frozen. The base's part of dx is dy W.
   void backward(std::span<const S> theta, In<S> x, In<S> dy, const LinearCache<S>& cache,
                 Workspace<S>& workspace, const Run& run, Out<S> dx, std::span<S> dtheta,
                 const Routing<S>& drouting = {}) const {
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("dy", dy, x.rows, out());
     if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
-    detail::expect_apart("dx", dx, "x", x);
-    detail::expect_apart("dx", dx, "dy", dy);
+    detail::expect_apart("dx", dx, "x", x, "dy", dy);
     if (cache.adapter.tokens >= 0 && cache.adapter.tokens != x.rows)
       fail(Code::state_error, "backward of " + detail::text(x.rows) + " tokens with the cache of " +
                                   detail::text(cache.adapter.tokens));
@@ -109,7 +106,8 @@ class AdaptedLinear {
 
   /// Writes the weight, and the bias where there is one, of the plain layer that equals this one: W + sum
   /// over e of s_e B_e A_e / E, or rows (output) or columns (input) of W times the vectors. Unmerging is
-  /// copying W back. Throws NotMergeable where the router makes the update depend on the token.
+  /// copying W back. Throws NotMergeable where the router makes the update depend on the token, and
+  /// ShapeMismatch, Aliased.
   void merge(std::span<const S> theta, Out<S> weight, Out<S> bias = {}) const {
     if constexpr (!std::same_as<typename Adapter::Router, UniformRouter<S>>) {
       fail(Code::not_mergeable,
@@ -140,15 +138,14 @@ class AdaptedLinear {
       return adapter_.experts().config().bias;
   }
 
-  Out<S> resize(LinearCache<S>& cache, Index tokens) const {
+  Out<S> activation_of(LinearCache<S>& cache, Index tokens) const {
     cache.activation.resize(static_cast<std::size_t>(tokens * adapter_.in()));
     return {cache.activation.data(), tokens, adapter_.in()};
   }
 
   /// y = x W^T + b
   void base(In<S> x, Out<S> y, const Run& run) const {
-    for_blocks((x.rows + Adapter::tile - 1) / Adapter::tile, run.threads, [&](Index block, int) {
-      const Index first = block * Adapter::tile, rows = std::min(Adapter::tile, x.rows - first);
+    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int) {
       kernels::dot(x.row(first), x.stride, rows, weight_.data, weight_.stride, out(), in(), y.row(first),
                    y.stride);
       for (Index t = first; bias_.data != nullptr && t < first + rows; ++t)
@@ -159,8 +156,7 @@ class AdaptedLinear {
   /// dx += dy W
   void base_backward(In<S> dy, Out<S> dx, const Run& run) const {
     if (dx.empty()) return;
-    for_blocks((dy.rows + Adapter::tile - 1) / Adapter::tile, run.threads, [&](Index block, int) {
-      const Index first = block * Adapter::tile, rows = std::min(Adapter::tile, dy.rows - first);
+    for_tiles(dy.rows, run.threads, [&](Index first, Index rows, int) {
       kernels::combine(kernels::Into::add, dy.row(first), dy.stride, 1, rows, out(), weight_.data,
                        weight_.stride, in(), dx.row(first), dx.stride);
     });

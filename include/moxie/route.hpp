@@ -6,7 +6,7 @@
 namespace moxie::inline MOXIE_ABI {
 
 /// A router by itself, on an input of its own (a sentence's mean so far, a task embedding): fills `routing`,
-/// which may then be handed to an adapter with a GivenRouter. x [T, router.in()].
+/// which may then be handed to an adapter with a GivenRouter. x [T, router.in()]. Throws ShapeMismatch.
 template <Router R>
 void route(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
            Routing<typename R::Scalar>& routing, Workspace<typename R::Scalar>& workspace,
@@ -14,24 +14,21 @@ void route(const R& router, std::span<const typename R::Scalar> theta, In<typena
   detail::expect_run(run);
   detail::expect_size("theta", theta.size(), router.size());
   detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
-  constexpr Index tile = 64;
   router.prepare(routing, x.rows, run);
-  workspace.reserve(run.threads, router.scratch(tile));
-  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
-    const Index first = block * tile;
-    router.route_rows({theta,
-                       x.middle_rows(first, std::min(tile, x.rows - first)),
-                       {},
-                       {},
-                       routing,
-                       first,
-                       workspace.of_thread(thread),
-                       run});
+  workspace.reserve(run.threads, router.scratch(tile_tokens));
+  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+    router.route_rows({.theta = theta,
+                       .x = x.middle_rows(first, rows),
+                       .routing = routing,
+                       .first = first,
+                       .scratch = workspace.of_thread(thread),
+                       .run = run});
   });
 }
 
-/// Backward of `route`: adds to dx and dtheta (empty: not wanted). `gradient` brings the gradient of the
-/// routing, for example an adapter's `workspace.drouting` copied after its backward; it is used up.
+/// Backward of `route`: adds to dx [T, router.in()] and dtheta (empty: not wanted). `gradient` brings the
+/// gradient of the routing, for example an adapter's `workspace.drouting` copied after its backward; it is
+/// used up. Throws ShapeMismatch, Aliased.
 template <Router R>
 void route_backward(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
                     const Routing<typename R::Scalar>& routing, Routing<typename R::Scalar>& gradient,
@@ -43,12 +40,9 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), router.size());
   detail::expect_shape("x", x, routing.tokens(), router.in() > 0 ? router.in() : Index{-1});
   if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, x.cols);
-  detail::expect_apart("dx", dx, "x", x);
-  const In<S> d = detail::as_view(dtheta);
-  detail::expect_apart("dx", dx, "theta", detail::as_view(theta));
-  detail::expect_apart("dtheta", d, "theta", detail::as_view(theta));
-  detail::expect_apart("dtheta", d, "x", x);
-  detail::expect_apart("dtheta", d, "dx", dx);
+  const In<S> weights = detail::as_view(theta);
+  detail::expect_apart("dx", dx, "x", x, "theta", weights);
+  detail::expect_apart("dtheta", detail::as_view(dtheta), "theta", weights, "x", x, "dx", dx);
   if (gradient.rows != routing.rows || gradient.experts != routing.experts)
     fail(Code::shape_mismatch, "the routing's gradient is " +
                                    detail::shape_text(gradient.rows, gradient.experts) + ", wanted " +
@@ -59,25 +53,26 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates}) gradient.part(which);
   if (!routing.noisy.empty())
     for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);
-  constexpr Index tile = 64;
-  workspace.reserve(run.threads, router.scratch(tile));
-  for_blocks((x.rows + tile - 1) / tile, run.threads, [&](Index block, int thread) {
-    const Index first = block * tile, rows = std::min(tile, x.rows - first);
-    router.backward_rows({theta,
-                          x.middle_rows(first, rows),
-                          {},
-                          dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
-                          {},
-                          {},
-                          routing,
-                          gradient,
-                          first,
-                          workspace.of_thread(thread),
-                          run});
+  workspace.reserve(run.threads, router.scratch(tile_tokens));
+  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+    router.backward_rows({.theta = theta,
+                          .x = x.middle_rows(first, rows),
+                          .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
+                          .routing = routing,
+                          .drouting = gradient,
+                          .first = first,
+                          .scratch = workspace.of_thread(thread),
+                          .run = run});
   });
   if (dtheta.empty()) return;
   for_blocks(router.blocks(), run.threads, [&](Index block, int thread) {
-    router.backward_block({block, x, {}, {}, routing, gradient, dtheta, workspace.of_thread(thread), run});
+    router.backward_block({.block = block,
+                           .x = x,
+                           .routing = routing,
+                           .drouting = gradient,
+                           .dtheta = dtheta,
+                           .scratch = workspace.of_thread(thread),
+                           .run = run});
   });
 }
 

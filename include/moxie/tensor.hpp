@@ -45,17 +45,17 @@ BankTensor<S> lora_tensor(const LoraBank<std::remove_const_t<S>>& bank, std::spa
 
 }  // namespace detail
 
-/// A as (E, r, in). Throws ShapeMismatch where the ranks differ.
+/// A as (E, r, in). Throws ShapeMismatch where the ranks differ or theta is too short.
 template <Scalar S>
 BankTensor<S> lora_a(const LoraBank<S>& bank, std::span<S> theta) {
   return detail::lora_tensor(bank, theta, 0, bank.in());
 }
-/// B as (E, r, out), PEFT's B transposed. Throws ShapeMismatch where the ranks differ.
+/// B as (E, r, out), PEFT's B transposed. Throws ShapeMismatch where the ranks differ or theta is too short.
 template <Scalar S>
 BankTensor<S> lora_b(const LoraBank<S>& bank, std::span<S> theta) {
   return detail::lora_tensor(bank, theta, bank.total_rank() * bank.in(), bank.out());
 }
-/// L as (heads, E, features / heads).
+/// L as (heads, E, features / heads). Throws ShapeMismatch where theta is too short.
 template <Scalar S>
 BankTensor<S> ia3_l(const Ia3Bank<S>& bank, std::span<S> theta) {
   if (theta.size() < static_cast<std::size_t>(bank.size()))

@@ -135,11 +135,14 @@ bool overlap(const A& a, const B& b) {
   return begin(a) < end(b) && begin(b) < end(a);
 }
 
-template <class A, class B>
-void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b) {
+/// Refuses a view that overlaps one of the others, given as name and view in turn.
+template <class A, class B, class... More>
+void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b,
+                  const More&... more) {
   if (overlap(a, b))
     fail(Code::aliased,
          std::string(a_name) + " overlaps " + std::string(b_name) + ", wanted memory of its own");
+  if constexpr (sizeof...(more) > 0) expect_apart(a_name, a, more...);
 }
 
 template <class S>

@@ -3,6 +3,7 @@
 
 #include <moxie/core/run.hpp>
 
+#include <algorithm>
 #include <exception>
 #include <limits>
 
@@ -47,6 +48,18 @@ void for_blocks(Index blocks, int threads, F&& f) {
 #endif
   static_cast<void>(threads);
   for (Index block = 0; block < blocks; ++block) f(block, 0);
+}
+
+/// Tokens that pass through a call together, few enough to stay in cache.
+inline constexpr Index tile_tokens = 64;
+
+/// Calls f(first, tokens, thread) for every tile of a call's tokens, on a team of `threads`.
+template <class F>
+void for_tiles(Index tokens, int threads, F&& f) {
+  for_blocks((tokens + tile_tokens - 1) / tile_tokens, threads, [&](Index tile, int thread) {
+    const Index first = tile * tile_tokens;
+    f(first, std::min(tile_tokens, tokens - first), thread);
+  });
 }
 
 }  // namespace moxie::inline MOXIE_ABI

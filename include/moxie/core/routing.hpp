@@ -3,7 +3,6 @@
 
 #include <moxie/core/params.hpp>
 
-#include <string>
 #include <vector>
 
 namespace moxie::inline MOXIE_ABI {

@@ -24,12 +24,12 @@ template <Scalar S>
 void drop(double p, std::uint64_t mask, In<S> x, Index column, Index width, Index first, const Run& run,
           S* to, Index ldto) {
   const std::uint32_t threshold = random::threshold(p);
-  const S keep = static_cast<S>(1 / (1 - p));
+  const S scale = static_cast<S>(1 / (1 - p));
   for (Index t = 0; t < x.rows; ++t) {
     const std::uint64_t stream = dropout_stream(mask, first + t, run);
     for (Index i = 0; i < width; ++i) {
       const bool kept = random::bits(stream, static_cast<std::uint64_t>(column + i)) >= threshold;
-      to[t * ldto + i] = kept ? x.row(t)[column + i] * keep : S(0);
+      to[t * ldto + i] = kept ? x.row(t)[column + i] * scale : S(0);
     }
   }
 }
@@ -38,13 +38,13 @@ void drop(double p, std::uint64_t mask, In<S> x, Index column, Index width, Inde
 template <Scalar S>
 void drop_backward(double p, std::uint64_t mask, In<S> g, Index first, const Run& run, S* sum) {
   const std::uint32_t threshold = random::threshold(p);
-  const S keep = static_cast<S>(1 / (1 - p));
+  const S scale = static_cast<S>(1 / (1 - p));
   for (Index t = 0; t < g.rows; ++t) {
     const std::uint64_t stream = dropout_stream(mask, first + t, run);
     for (Index i = 0; i < g.cols; ++i) {
       const bool kept = random::bits(stream, static_cast<std::uint64_t>(i)) >= threshold;
       S& element = sum[t * g.cols + i];
-      element = madd(kept ? keep : S(0), g.row(t)[i], element);
+      element = madd(kept ? scale : S(0), g.row(t)[i], element);
     }
   }
 }

@@ -11,11 +11,10 @@ namespace moxie::inline MOXIE_ABI {
 /// are [heads, E, features / heads] and every head of a token mixes its own E vectors by its own gates. IA3:
 /// arXiv:2205.05638, section 3.3; MoV: arXiv:2309.05444, eq. 5 (per head as in the released `mov.py`).
 /// Run::scale other than 1 moves s on the line from 1 (the base) through s.
-template <Scalar S_>
+template <Scalar S>
 class Ia3Bank {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index features = 0;
     Index heads = 1;
@@ -47,11 +46,10 @@ class Ia3Bank {
   }
   void init(std::span<S> theta, std::uint64_t) const { std::fill(theta.begin(), theta.end(), S(1)); }
 
-  static constexpr Index block_columns = 64;
   Index cached() const { return 0; }
-  Index kept() const { return 0; }
-  Index blocks() const { return config_.heads * head_blocks(); }
-  Index scratch(Index tile) const { return std::max(2 * tile * in(), (experts() + tile_) * block_columns); }
+  Index factors() const { return 0; }
+  Index blocks() const { return config_.heads * detail::column_blocks(head()); }
+  Index scratch(Index tile) const { return std::max(2 * tile * in(), (experts() + chunk) * block_columns); }
 
   void forward_rows(const ForwardTile<S>& tile) const {
     S* const s = tile.scratch;
@@ -78,14 +76,14 @@ class Ia3Bank {
 
   /// dl_e += sum over tokens of g_e dy x, for one block of columns of one head.
   void backward_block(const BackwardBlock<S>& b) const {
-    const Index h = b.block / head_blocks(), d = head(), heads = config_.heads;
-    const Index column = (b.block % head_blocks()) * block_columns,
+    const Index d = head(), heads = config_.heads, blocks = detail::column_blocks(d);
+    const Index h = b.block / blocks, column = b.block % blocks * block_columns,
                 width = std::min(block_columns, d - column);
     S* const sum = b.scratch;
     S* const product = sum + experts() * block_columns;
     std::fill_n(sum, experts() * block_columns, S(0));
-    for (Index t = 0; t < b.x.rows; t += tile_) {
-      const Index tokens = std::min(tile_, b.x.rows - t);
+    for (Index t = 0; t < b.x.rows; t += chunk) {
+      const Index tokens = std::min(chunk, b.x.rows - t);
       multiply(b.x.middle_rows(t, tokens), b.dy.middle_rows(t, tokens), h * d + column, width, b.run, product,
                block_columns);
       kernels::combine(kernels::Into::chain, b.routing.gate_row(t * heads + h), 1, heads * experts(),
@@ -97,10 +95,9 @@ class Ia3Bank {
   }
 
  private:
-  static constexpr Index tile_ = 64;  // tokens whose product dy x lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens whose product dy x lies in scratch at a time
 
-  Index head() const { return config_.features / config_.heads; }
-  Index head_blocks() const { return (head() + block_columns - 1) / block_columns; }
+  Index head() const { return config_.features / config_.heads; }  // its features
 
   /// s [tokens, features], a chain over experts ascending.
   void mix(const S* l, const Routing<S>& routing, Index first, Index tokens, const Run& run, S* s) const {

@@ -9,11 +9,10 @@ namespace moxie::inline MOXIE_ABI {
 /// E low-rank experts as one bank: y += sum over e of g_e s_e (B_e A_e x_e + b_e), where x_e is x after
 /// dropout. The A are stacked to [R, in] and the B, transposed, to [R, out], R the sum of the ranks.
 /// arXiv:2106.09685, eq. 3; as a mixture arXiv:2309.05444, section 3.2, arXiv:2312.09979, eq. 4.
-template <Scalar S_>
+template <Scalar S>
 class LoraBank {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   using Config = LoraConfig;
   static constexpr bool multiplicative = false;
 
@@ -50,13 +49,13 @@ class LoraBank {
           random::key(random::Use::init, {seed, 1, static_cast<std::uint64_t>(e)}));
   }
 
-  static constexpr Index block_columns = 64;
   Index cached() const { return total_rank(); }
-  Index kept() const { return 2 * total_rank() + (config_.bias ? experts() : 0); }
+  /// dh [R], c [R] and, with biases, scale times gate [E].
+  Index factors() const { return 2 * total_rank() + (config_.bias ? experts() : 0); }
   Index blocks() const { return in_blocks() + out_blocks(); }
   Index scratch(Index tile) const {
     const Index rows = tile * (total_rank() + in() + std::max(in(), out()) + experts());
-    return std::max(rows, (total_rank() + experts() + tile_) * block_columns);
+    return std::max(rows, (total_rank() + experts() + chunk) * block_columns);
   }
 
   /// h = A x_e; c = (scale gate) h; y += sum of c B, one chain over (expert, rank) ascending, added once.
@@ -83,10 +82,10 @@ class LoraBank {
     const Weights weights{*this, tile.routing, tile.first, tile.run};
     const bool grouped = detail::grouped(config_.path, tile.routing);
     if (!grouped)
-      kernels::dot(tile.dy.data, tile.dy.stride, tokens, b, out(), ranks, out(), tile.kept.data,
-                   tile.kept.stride);
+      kernels::dot(tile.dy.data, tile.dy.stride, tokens, b, out(), ranks, out(), tile.factors.data,
+                   tile.factors.stride);
     for (Index t = 0; t < tokens; ++t) {
-      S* const dh = tile.kept.row(t);
+      S* const dh = tile.factors.row(t);
       S* const c = dh + ranks;
       if (grouped) std::fill_n(dh, ranks, S(0));
       const auto expert = [&](Index e) {
@@ -118,8 +117,8 @@ class LoraBank {
     }
     if (tile.dx.empty()) return;
     if (!dropped(tile.run)) {
-      up(tile.theta.data(), in(), tile.kept.data, tile.kept.stride, tile.routing, tile.first, tokens, nullptr,
-         weights, tile.scratch, tile.dx);
+      up(tile.theta.data(), in(), tile.factors.data, tile.factors.stride, tile.routing, tile.first, tokens,
+         nullptr, weights, tile.scratch, tile.dx);
     } else {
       down_backward_with_dropout(tile);
     }
@@ -134,30 +133,30 @@ class LoraBank {
     if (b.block >= in_blocks()) {
       const Index column = (b.block - in_blocks()) * block_columns,
                   width = std::min(block_columns, out() - column);
-      kernels::combine(kernels::Into::add, b.kept.data + ranks, 1, b.kept.stride, ranks, tokens,
+      kernels::combine(kernels::Into::add, b.factors.data + ranks, 1, b.factors.stride, ranks, tokens,
                        b.dy.data + column, b.dy.stride, width, db + column, out());
       if (config_.bias)
-        kernels::combine(kernels::Into::add, b.kept.data + 2 * ranks, 1, b.kept.stride, experts(), tokens,
-                         b.dy.data + column, b.dy.stride, width, db + ranks * out() + column, out());
+        kernels::combine(kernels::Into::add, b.factors.data + 2 * ranks, 1, b.factors.stride, experts(),
+                         tokens, b.dy.data + column, b.dy.stride, width, db + ranks * out() + column, out());
       return;
     }
     const Index column = b.block * block_columns, width = std::min(block_columns, in() - column);
     if (!dropped(b.run)) {
-      kernels::combine(kernels::Into::add, b.kept.data, 1, b.kept.stride, ranks, tokens, b.x.data + column,
-                       b.x.stride, width, da + column, in());
+      kernels::combine(kernels::Into::add, b.factors.data, 1, b.factors.stride, ranks, tokens,
+                       b.x.data + column, b.x.stride, width, da + column, in());
       return;
     }
     // Dropout: the chain of each element goes on from chunk to chunk of tokens in `sum`.
     S* const sum = b.scratch;
     S* const masked = sum + ranks * block_columns;
     std::fill_n(sum, ranks * block_columns, S(0));
-    for (Index t = 0; t < tokens; t += tile_) {
-      const In<S> x = b.x.middle_rows(t, std::min(tile_, tokens - t));
+    for (Index t = 0; t < tokens; t += chunk) {
+      const In<S> x = b.x.middle_rows(t, std::min(chunk, tokens - t));
       for (Index e = 0; e < masks(); ++e) {
         detail::drop(dropout(), mask_id(e), x, column, width, t, b.run, masked, block_columns);
         const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : ranks;
-        kernels::combine(kernels::Into::chain, b.kept.row(t) + from, 1, b.kept.stride, r, x.rows, masked,
-                         block_columns, width, sum + from * block_columns, block_columns);
+        kernels::combine(kernels::Into::chain, b.factors.row(t) + from, 1, b.factors.stride, r, x.rows,
+                         masked, block_columns, width, sum + from * block_columns, block_columns);
       }
     }
     for (Index j = 0; j < ranks; ++j)
@@ -165,7 +164,7 @@ class LoraBank {
   }
 
  private:
-  static constexpr Index tile_ = 64;  // tokens whose masked input lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens whose masked input lies in scratch at a time
 
   /// scale_e times gate, in that order, of a tile's token.
   struct Weights {
@@ -179,8 +178,8 @@ class LoraBank {
     S operator()(Index t, Index e) const { return scale(e) * routing.gate_row(first + t)[e]; }
   };
 
-  Index in_blocks() const { return (in() + block_columns - 1) / block_columns; }
-  Index out_blocks() const { return (out() + block_columns - 1) / block_columns; }
+  Index in_blocks() const { return detail::column_blocks(in()); }
+  Index out_blocks() const { return detail::column_blocks(out()); }
   const S* b_of(const S* theta) const { return theta + total_rank() * in(); }
   const S* bias_of(const S* theta) const { return theta + total_rank() * (in() + out()); }
   bool dropped(const Run& run) const { return run.training && config_.dropout > 0; }
@@ -256,7 +255,7 @@ class LoraBank {
     std::fill_n(sum, tokens * in(), S(0));
     for (Index e = 0; e < masks(); ++e) {
       const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : total_rank();
-      kernels::combine(kernels::Into::set, tile.kept.data + from, tile.kept.stride, 1, tokens, r,
+      kernels::combine(kernels::Into::set, tile.factors.data + from, tile.factors.stride, 1, tokens, r,
                        tile.theta.data() + from * in(), in(), in(), part, in());
       detail::drop_backward(dropout(), mask_id(e), In<S>(part, tokens, in()), tile.first, tile.run, sum);
     }

@@ -20,7 +20,7 @@ constexpr int dot_tokens = 4, dot_rows = many_registers ? 4 : 2;
 constexpr int dot_rows_single = 8;  // one token alone: eight independent chains hide the latency
 constexpr int combine_rows = many_registers ? 6 : 4, combine_packets = many_registers ? 4 : 2;
 
-namespace internal {
+namespace detail {
 
 /// Whether `combine` starts each chain from zero and overwrites, continues the chain in the output, or starts
 /// from zero and adds the finished sum to the output once.
@@ -133,18 +133,18 @@ void combine_rows_block(Into into, const S* c, Index c_row, Index c_depth, Index
   if (i < cols) combine_block<R, 1, true>(into, c, c_row, c_depth, depth, m + i, ldm, out + i, ldo, cols - i);
 }
 
-}  // namespace internal
+}  // namespace detail
 
-using internal::Into;
+using detail::Into;
 
 /// Rank product: h[t, j] = sum over i of x[t, i] a[j, i], for x [tokens, d] and a [n, d].
 template <Scalar S>
 void dot(const S* x, Index ldx, Index tokens, const S* a, Index lda, Index n, Index d, S* h, Index ldh) {
   Index t = 0;
   for (; t + dot_tokens <= tokens; t += dot_tokens)
-    internal::dot_tokens_block<dot_tokens, dot_rows>(x + t * ldx, ldx, a, lda, n, d, h + t * ldh, ldh);
+    detail::dot_tokens_block<dot_tokens, dot_rows>(x + t * ldx, ldx, a, lda, n, d, h + t * ldh, ldh);
   for (; t < tokens; ++t)
-    internal::dot_tokens_block<1, dot_rows_single>(x + t * ldx, ldx, a, lda, n, d, h + t * ldh, ldh);
+    detail::dot_tokens_block<1, dot_rows_single>(x + t * ldx, ldx, a, lda, n, d, h + t * ldh, ldh);
 }
 
 /// Up product: out[r, i] = sum over k of c[r, k] m[k, i], k ascending, for c given by its two strides (so
@@ -154,14 +154,14 @@ void combine(Into into, const S* c, Index c_row, Index c_depth, Index rows, Inde
              Index ldm, Index cols, S* out, Index ldo) {
   Index r = 0;
   for (; r + combine_rows <= rows; r += combine_rows)
-    internal::combine_rows_block<combine_rows>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols,
-                                               out + r * ldo, ldo);
+    detail::combine_rows_block<combine_rows>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols,
+                                             out + r * ldo, ldo);
   for (; r + 2 <= rows; r += 2)
-    internal::combine_rows_block<2>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
-                                    ldo);
+    detail::combine_rows_block<2>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
+                                  ldo);
   if (r < rows)
-    internal::combine_rows_block<1>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
-                                    ldo);
+    detail::combine_rows_block<1>(into, c + r * c_row, c_row, c_depth, depth, m, ldm, cols, out + r * ldo,
+                                  ldo);
 }
 
 }  // namespace moxie::inline MOXIE_ABI::kernels

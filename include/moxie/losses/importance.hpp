@@ -31,11 +31,10 @@ struct PopulationCv {
 /// Importance loss: CV^2 over experts of the sum over rows of their gates; a loss per routing, added.
 /// Shazeer et al., arXiv:1701.06538, eq. 6 and 7; coefficient 0.01 there. The gradient goes through the
 /// gates.
-template <Scalar S_>
+template <Scalar S>
 class ImportanceLoss {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     bool mask_padding = false;
   };
@@ -87,11 +86,10 @@ class ImportanceLoss {
 /// that e would be chosen if its noise were drawn again, kappa_e the k-th largest noisy logit of the other
 /// experts; a loss per routing, added. Shazeer et al., arXiv:1701.06538, eq. 8 to 11; coefficient 0.01 there.
 /// Needs a router with noise in training; an expert that cannot lose its place (k = N) has load 1 a row.
-template <Scalar S_>
+template <Scalar S>
 class LoadLoss {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     bool mask_padding = false;
   };

@@ -21,11 +21,10 @@ enum class ShareCount {
 /// mean over rows of its probability among all N experts. arXiv:2101.03961, eq. 4 to 6. It is 1 (or k) at
 /// uniform routing, which is not a lower bound. The published codes differ in what f sums to and in what they
 /// pool.
-template <Scalar S_>
+template <Scalar S>
 class LoadBalance {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     ShareSum sum = ShareSum::one;
     ShareCount count = ShareCount::chosen;

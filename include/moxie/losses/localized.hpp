@@ -17,11 +17,10 @@ enum class Dispersion {
 /// arXiv:2312.09979, section 3.3; `peft/tuners/lora.py`. Minimising it drives Q towards 1 / I: the matching
 /// group gets the smaller gates, (1 - delta) / 2 of them in the limit of two groups, whatever the paper's
 /// text says.
-template <Scalar S_>
+template <Scalar S>
 class LocalizedBalance {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     double delta = 0.1;
     Dispersion dispersion = Dispersion::cv_squared;

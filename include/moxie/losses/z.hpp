@@ -7,11 +7,10 @@ namespace moxie::inline MOXIE_ABI {
 
 /// Router z-loss: the mean over all rows of the pool of logsumexp(z)^2. ST-MoE, arXiv:2202.08906, eq. 5;
 /// coefficient 0.001.
-template <Scalar S_>
+template <Scalar S>
 class ZLoss {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     bool mask_padding = false;
   };

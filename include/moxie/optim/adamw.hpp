@@ -10,10 +10,10 @@ namespace moxie::inline MOXIE_ABI {
 /// theta -= lr wd theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 /// theta -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps). arXiv:1711.05101, algorithm 2, as PyTorch has
 /// it.
-template <Scalar S_>
+template <Scalar S>
 class AdamW {
  public:
-  using S = S_;
+  using Scalar = S;
   struct Config {
     double beta1 = 0.9, beta2 = 0.999;
     double epsilon = 1e-8;
@@ -30,10 +30,8 @@ class AdamW {
                  "a number above 0");
     expect_range(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "AdamW weight_decay",
                  config.weight_decay, "a finite number, 0 or more");
-    Index total = 0;
-    for (const ParameterGroup& group : groups_) total = std::max(total, group.offset + group.size);
-    m_.assign(static_cast<std::size_t>(total), S(0));
-    v_.assign(static_cast<std::size_t>(total), S(0));
+    m_.assign(static_cast<std::size_t>(detail::extent(groups_)), S(0));
+    v_.assign(m_.size(), S(0));
   }
   explicit AdamW(std::vector<ParameterGroup> groups) : AdamW(std::move(groups), Config{}) {}
 

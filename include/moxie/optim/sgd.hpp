@@ -8,10 +8,10 @@ namespace moxie::inline MOXIE_ABI {
 
 /// Stochastic gradient descent with momentum and coupled weight decay on a flat vector:
 /// g += wd theta; m = momentum m + g; theta -= lr m. As PyTorch has it (dampening 0).
-template <Scalar S_>
+template <Scalar S>
 class Sgd {
  public:
-  using S = S_;
+  using Scalar = S;
   struct Config {
     double momentum = 0;
     double weight_decay = 0;
@@ -24,9 +24,7 @@ class Sgd {
                          "0 or more, below 1");
     detail::expect_range(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "SGD weight_decay",
                          config.weight_decay, "a finite number, 0 or more");
-    Index total = 0;
-    for (const ParameterGroup& group : groups_) total = std::max(total, group.offset + group.size);
-    m_.assign(static_cast<std::size_t>(total), S(0));
+    m_.assign(static_cast<std::size_t>(detail::extent(groups_)), S(0));
   }
   explicit Sgd(std::vector<ParameterGroup> groups) : Sgd(std::move(groups), Config{}) {}
 

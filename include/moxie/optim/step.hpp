@@ -3,6 +3,7 @@
 
 #include <moxie/core/params.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 namespace moxie::inline MOXIE_ABI {
@@ -32,16 +33,21 @@ struct [[nodiscard]] StepResult {
 
 namespace detail {
 
+/// Length of the vector that the groups lie in.
+inline Index extent(const std::vector<ParameterGroup>& groups) {
+  Index end = 0;
+  for (const ParameterGroup& group : groups) end = std::max(end, group.offset + group.size);
+  return end;
+}
+
 inline void check_step(const Step& step, const std::vector<ParameterGroup>& groups, std::size_t theta,
                        std::size_t gradient) {
   expect_range(step.learning_rate >= 0 && std::isfinite(step.learning_rate), "learning rate",
                step.learning_rate, "a finite number, 0 or more");
   expect_range(step.clip_norm >= 0 && std::isfinite(step.clip_norm), "clip norm", step.clip_norm,
                "a finite number, 0 or more");
-  Index total = 0;
-  for (const ParameterGroup& group : groups) total = std::max(total, group.offset + group.size);
-  expect_size("theta", theta, total);
-  expect_size("the gradient", gradient, total);
+  expect_size("theta", theta, extent(groups));
+  expect_size("the gradient", gradient, extent(groups));
 }
 
 /// The gradient's norm, one sum in ascending order in double; or why the step must not be taken.

@@ -8,16 +8,16 @@ namespace moxie::inline MOXIE_ABI {
 /// Gates and chosen experts come from the caller, who fills the cache's routing before `forward`: per-row
 /// adapters and scales of an engine's batch, or a router run elsewhere. After `backward` the gradient of the
 /// gates lies in the workspace's `drouting.gates`, chosen entries only.
-template <Scalar S_>
+template <Scalar S>
 class GivenRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index experts = 1;
     Index heads = 1;  ///< routing rows per token
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit GivenRouter(const Config& config) : config_(config) {
     detail::expect_range(config.experts >= 1, "GivenRouter experts", static_cast<double>(config.experts),
                          "1 or more");
@@ -84,7 +84,7 @@ class GivenRouter {
 
 /// Fills a routing from a matrix of gates [rows, experts]; experts whose gate is not 0 are chosen. A row of
 /// zeros chooses none and gets the base. Throws ShapeMismatch where rows is not a multiple of
-/// `rows_per_token`.
+/// `rows_per_token`, ConfigRange where that is below 1.
 template <Scalar S>
 void give_gates(Routing<S>& routing, In<S> gates, Index rows_per_token = 1) {
   detail::expect_shape("gates", gates, -1, -1);

@@ -23,15 +23,12 @@ class RouterProjection {
     checked_product("router", in, experts);
   }
 
-  static constexpr Index block_columns = 64;
-  static constexpr Index chunk = 64;  // tokens whose jittered input lies in scratch at a time
-
   Index in() const { return in_; }
   Index experts() const { return experts_; }
   Index heads() const { return heads_; }
   Index features() const { return in_ / heads_; }  // a row's length
   Index size() const { return experts_ * features(); }
-  Index blocks() const { return (features() + block_columns - 1) / block_columns; }
+  Index blocks() const { return column_blocks(features()); }
   Index scratch(Index tile) const {
     return std::max(jitter_ > 0 ? tile * in_ : 0, (experts_ + chunk) * block_columns);
   }
@@ -92,6 +89,8 @@ class RouterProjection {
   }
 
  private:
+  static constexpr Index chunk = 64;  // tokens whose jittered input lies in scratch at a time
+
   bool jittered(const Run& run) const { return jitter_ > 0 && run.training; }
 
   static std::uint64_t jitter_stream(Index token, const Run& run) {

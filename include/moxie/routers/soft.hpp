@@ -9,20 +9,20 @@ namespace moxie::inline MOXIE_ABI {
 /// eq. 5. With heads > 1 a row is a head of a token and G is [E, in / heads], shared by the heads: what the
 /// released MoV code does on keys and values (`mov.py`, MoVAttention), where the paper writes one router per
 /// token.
-template <Scalar S_>
+template <Scalar S>
 class SoftRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index in = 0;
     Index experts = 1;
-    Index heads = 1;
+    Index heads = 1;  ///< routing rows per token
     double temperature = 1;
     double jitter = 0;  ///< in training the input is multiplied by U(1 - jitter, 1 + jitter)
     Init init = Init::kaiming_uniform;
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit SoftRouter(const Config& config)
       : config_(config), projection_(config.in, config.experts, config.heads, config.jitter) {
     detail::expect_range(config.temperature > 0 && std::isfinite(config.temperature), "router temperature",

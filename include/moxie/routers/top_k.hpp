@@ -24,19 +24,18 @@ enum class RouterNoise {
 /// logits choose and weigh; `probs` is then their softmax and `logits` stay clean. A renormalised top-1 has
 /// weight 1 whatever its logit, so the task gives its router no gradient. SMoE-Dropout (arXiv:2303.01610):
 /// `frozen`, and in training k grows from `k_start` to `experts` in `k_steps`.
-template <Scalar S_>
+template <Scalar S>
 class TopKRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index in = 0;
     Index experts = 1;
     Index k = 1;
-    Index heads = 1;
+    Index heads = 1;  ///< routing rows per token, as in SoftRouter
     TopKWeights weights = TopKWeights::renormalised;
     double temperature = 1;
-    double jitter = 0;
+    double jitter = 0;  ///< in training the input is multiplied by U(1 - jitter, 1 + jitter)
     RouterNoise noise = RouterNoise::none;
     double noise_scale = 1;  ///< of fixed noise
     Init init = Init::kaiming_uniform;
@@ -45,6 +44,7 @@ class TopKRouter {
     std::uint64_t k_steps = 0;  ///< steps until all experts are chosen; 0: k always
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit TopKRouter(const Config& config)
       : config_(config), projection_(config.in, config.experts, config.heads, config.jitter) {
     using detail::expect_range;
@@ -129,7 +129,7 @@ class TopKRouter {
       const Index at = row * experts;
       S* const dz = d.logits.data() + at;
       S* const dseen = noise ? d.noisy.data() + at : dz;
-      unweigh(tile.routing, d, row, dseen);
+      weigh_backward(tile.routing, d, row, dseen);
       if (noise)
         noise_backward(tile.routing.noise_scale.data() + at, dseen, d.noise_scale.data() + at, dz, row,
                        tile.run);
@@ -189,6 +189,7 @@ class TopKRouter {
     }
   }
 
+  /// The row's probabilities, chosen experts and their weights from what the softmax sees.
   void weigh(const S* z, Routing<S>& routing, Index row) const {
     const Index experts = config_.experts, k = routing.max_chosen;
     S* const p = routing.probs.data() + row * experts;
@@ -211,8 +212,8 @@ class TopKRouter {
     for (Index j = 0; j < k; ++j) w[chosen[j]] = p[chosen[j]] / sum;
   }
 
-  /// Adds the gradient of the row's z to `dz`.
-  void unweigh(const Routing<S>& routing, Routing<S>& d, Index row, S* dz) const {
+  /// Adds the gradient of the row's z, as backward_rows has it, to `dz`.
+  void weigh_backward(const Routing<S>& routing, Routing<S>& d, Index row, S* dz) const {
     const Index experts = config_.experts;
     const S* const p = routing.probs.data() + row * experts;
     const S* const w = routing.gate_row(row);

@@ -6,16 +6,16 @@
 namespace moxie::inline MOXIE_ABI {
 
 /// Every expert with weight 1/E, without parameters. With one expert this is plain LoRA or plain IA3.
-template <Scalar S_>
+template <Scalar S>
 class UniformRouter {
  public:
-  using Scalar = S_;
-  using S = S_;
+  using Scalar = S;
   struct Config {
     Index experts = 1;
     Index heads = 1;  ///< routing rows per token
   };
 
+  /// Throws ConfigRange naming the setting.
   explicit UniformRouter(const Config& config) : config_(config) {
     detail::expect_range(config.experts >= 1, "UniformRouter experts", static_cast<double>(config.experts),
                          "1 or more");

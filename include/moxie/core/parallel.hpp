@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <limits>
 
 #if defined(_OPENMP)
 #  include <omp.h>
@@ -20,10 +19,8 @@ template <class F>
 void for_blocks(Index blocks, int threads, F&& f) {
 #if defined(_OPENMP)
   if (threads > 1 && blocks > 1) {
-#  if defined(__cpp_exceptions)
-    Index failed = std::numeric_limits<Index>::max();
+    [[maybe_unused]] Index failed = blocks;
     std::exception_ptr error;
-#  endif
 #  pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (Index block = 0; block < blocks; ++block) {
 #  if defined(__cpp_exceptions)
@@ -40,9 +37,7 @@ void for_blocks(Index blocks, int threads, F&& f) {
       f(block, omp_get_thread_num());
 #  endif
     }
-#  if defined(__cpp_exceptions)
     if (error) std::rethrow_exception(error);
-#  endif
     return;
   }
 #endif

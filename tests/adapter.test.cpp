@@ -475,3 +475,24 @@ TEST_CASE("a thousand experts, all chosen, are the soft mixture", "[adapter]") {
   CHECK(!y.isZero(1e-3));
   CHECK(same_values(y, z));
 }
+
+TEST_CASE("columns of one wide buffer may be input and output") {
+  const auto adapter = moxie::lora<float>({.in = 5, .out = 6, .rank = 2});
+  const auto theta = moxie::make_theta(adapter, 1);
+  std::vector<float> buffer(4 * 12, 0.5f);
+  moxie::Cache<float> cache;
+  moxie::Workspace<float> workspace;
+  const moxie::In<float> x(buffer.data(), 4, 5, 12);
+  adapter.forward(theta, x, {buffer.data() + 5, 4, 6, 12}, cache, workspace);
+  const auto refused = [&](moxie::Out<float> y) {
+    try {
+      adapter.forward(theta, x, y, cache, workspace);
+    } catch (const moxie::Error& error) {
+      return error.code() == moxie::Code::aliased;
+    }
+    return false;
+  };
+  CHECK(refused({buffer.data() + 4, 4, 6, 12}));  // the last column of x
+  CHECK(refused({buffer.data() + 7, 4, 6, 12}));  // the first column of x, a row below
+  CHECK(refused({buffer.data() + 5, 4, 6, 11}));  // another stride
+}

@@ -124,7 +124,7 @@ inline void expect_range(bool inside, std::string_view setting, double got, std:
     fail(Code::config_range, std::string(setting) + " is " + text(got) + ", wanted " + std::string(wanted));
 }
 
-/// True where the memory of two views overlaps.
+/// True where two views share memory. Views of different columns of one wider buffer do not.
 template <class A, class B>
 bool overlap(const A& a, const B& b) {
   if (a.empty() || b.empty()) return false;
@@ -132,7 +132,13 @@ bool overlap(const A& a, const B& b) {
   const auto end = [](const auto& v) {
     return reinterpret_cast<std::uintptr_t>(v.data + (v.rows - 1) * v.stride + v.cols);
   };
-  return begin(a) < end(b) && begin(b) < end(a);
+  if (begin(a) >= end(b) || begin(b) >= end(a)) return false;
+  if (a.rows == 1 || b.rows == 1 || a.stride != b.stride || sizeof(*a.data) != sizeof(*b.data)) return true;
+  // b's first column as seen from a's, within a row of the buffer.
+  const auto row = static_cast<std::uintptr_t>(a.stride) * sizeof(*a.data);
+  const auto column = (begin(b) % row + row - begin(a) % row) % row;
+  return column < static_cast<std::uintptr_t>(a.cols) * sizeof(*a.data) ||
+         column + static_cast<std::uintptr_t>(b.cols) * sizeof(*b.data) > row;
 }
 
 /// Refuses a view that overlaps one of the others, given as name and view in turn.

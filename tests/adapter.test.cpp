@@ -7,6 +7,7 @@
 
 #include <moxie/experts/ia3.hpp>
 #include <moxie/experts/lora.hpp>
+#include <moxie/presets.hpp>
 #include <moxie/routers/soft.hpp>
 #include <moxie/routers/top_k.hpp>
 

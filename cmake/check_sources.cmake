@@ -17,6 +17,7 @@ set(floors
     "experts/dropout experts/path routers/projection losses/pool optim/step"
     "experts/lora_config"
     "experts/* routers/* losses/* optim/*"
+    "workspace"
     "adapter"
     "linear allocation presets route experts/lora_init"
     "adapter_set plot/canvas"

@@ -20,7 +20,7 @@ struct LinearCache {
 /// A frozen linear layer y = x W^T + b with an adapter at its output or input. The weights stay the caller's:
 /// W is [out, in], b [1, out] or empty, and both must outlive this object. The base product has the adapters'
 /// promise too: a token's row does not depend on its batch or on threads.
-template <class Adapter_>
+template <Adapter Adapter_>
 class AdaptedLinear {
  public:
   using Adapter = Adapter_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/adapter.hpp>
+#include <moxie/workspace.hpp>
 
 namespace moxie::inline MOXIE_ABI {
 

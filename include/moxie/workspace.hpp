@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/concepts.hpp>
+
+namespace moxie::inline MOXIE_ABI {
+
+/// What one module's forward leaves for its backward. The caller owns it; it may be used again for later
+/// calls and then allocates nothing for as many tokens or fewer.
+template <Scalar S>
+struct Cache {
+  Routing<S> routing;
+  Buffer<S> h;            ///< what the experts keep, [tokens, cached()]
+  Index tokens = -1;      ///< of the last forward; -1: none yet
+  Index in = 0, out = 0;  ///< of the adapter that filled it
+  bool in_place = false;  ///< y was written over x: no backward from here
+  Run run;                ///< of the last forward
+};
+
+/// Scratch of a call. One per group of threads; any number of modules may share it, one call at a time.
+template <Scalar S>
+struct Workspace {
+  Routing<S> drouting;  ///< after backward: the gradient of the routing (gates: of the chosen experts)
+  Buffer<S> between;    ///< AdaptedLinear: the gradient of what lies between adapter and product
+  Buffer<S> factors;    ///< what the weight gradients need per token
+  Buffer<S> scratch;    ///< `stride` scalars per thread
+  Index stride = 0;
+
+  S* of_thread(int thread) { return scratch.data() + thread * stride; }
+
+  /// Space for `threads` times `scalars`, each on cache lines of its own.
+  void reserve(int threads, Index scalars) {
+    stride = (scalars + 31) / 16 * 16;
+    const auto all = static_cast<std::size_t>(detail::checked_product("workspace", stride, threads));
+    if (scratch.size() < all) scratch.resize(all);
+  }
+};
+
+}  // namespace moxie::inline MOXIE_ABI

@@ -5,6 +5,8 @@
 #  include <catch2/catch.hpp>
 #endif
 
+#include <unistd.h>
+
 #include <bit>
 #include <cstdlib>
 #include <functional>
@@ -24,7 +26,7 @@ using Catch::Matchers::StartsWith;
 
 /// A folder that goes with the test.
 struct Folder {
-  fs::path path = fs::temp_directory_path() / ("llama_test_" + std::to_string(std::rand()));
+  fs::path path = fs::temp_directory_path() / ("llama_test_" + std::to_string(::getpid()));
   Folder() { fs::create_directories(path); }
   ~Folder() { fs::remove_all(path); }
   std::string operator/(const std::string& name) const { return (path / name).string(); }

@@ -69,9 +69,11 @@ class Ia3Bank {
     if (tile.dx.empty()) return;
     S* const s = product + tokens * in();
     mix(tile.theta.data(), tile.routing, tile.first, tokens, tile.run, s);
+    // Two loops, so that the product is rounded before it is added to what the caller has.
     for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < in(); ++i)
-        tile.dx.row(t)[i] = madd(tile.dy.row(t)[i], s[t * in() + i], tile.dx.row(t)[i]);
+      for (Index i = 0; i < in(); ++i) s[t * in() + i] *= tile.dy.row(t)[i];
+    for (Index t = 0; t < tokens; ++t)
+      for (Index i = 0; i < in(); ++i) tile.dx.row(t)[i] += s[t * in() + i];
   }
 
   /// dl_e += sum over tokens of g_e dy x, for one block of columns of one head.

@@ -20,7 +20,7 @@ class RouterProjection {
     expect_range(heads >= 1 && in % std::max<Index>(heads, 1) == 0, "router heads",
                  static_cast<double>(heads), "a divisor of the input's " + text(in) + " features");
     expect_range(jitter >= 0 && jitter < 1, "router jitter", jitter, "0 or more, below 1");
-    checked_product("router", in, experts);
+    checked_product("router and noise", checked_product("router", 2, in), experts);
   }
 
   static constexpr Index block_columns = 64;

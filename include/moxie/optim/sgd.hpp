@@ -24,15 +24,14 @@ class Sgd {
                          "0 or more, below 1");
     detail::expect_range(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "SGD weight_decay",
                          config.weight_decay, "a finite number, 0 or more");
-    Index total = 0;
-    for (const ParameterGroup& group : groups_) total = std::max(total, group.offset + group.size);
+    const Index total = detail::length(groups_);
     m_.assign(static_cast<std::size_t>(total), S(0));
   }
   explicit Sgd(std::vector<ParameterGroup> groups) : Sgd(std::move(groups), Config{}) {}
 
   /// Changes theta and the momentum, or nothing where the loss or a gradient is not finite.
   StepResult step(std::span<S> theta, std::span<const S> gradient, const Step& step) {
-    detail::check_step(step, groups_, theta.size(), gradient.size());
+    detail::check_step<S>(step, groups_, m_.size(), theta.size(), gradient.size());
     StepResult result = detail::measure(step, groups_, gradient);
     if (!result.applied) return result;
     const S clip = static_cast<S>(detail::clip_factor(step, result.gradient_norm));

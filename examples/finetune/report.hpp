@@ -33,12 +33,13 @@ inline void write_file(const std::filesystem::path& path, const std::string& tex
   std::ofstream file(temporary, std::ios::binary);
   file << text;
   file.close();
-  if (!file) {
+  std::error_code error;
+  if (file) std::filesystem::rename(temporary, path, error);
+  if (!file || error) {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
-    throw std::runtime_error("cannot write " + path.string());
+    throw std::runtime_error("cannot write " + path.string() + (error ? ": " + error.message() : ""));
   }
-  std::filesystem::rename(temporary, path);
 }
 
 inline std::string unit(const Options& o) { return o.tokenizer.empty() ? "nats per byte" : "nats per token"; }

@@ -10,6 +10,7 @@
 #include <moxie/presets.hpp>
 #include <moxie/routers/soft.hpp>
 #include <moxie/routers/top_k.hpp>
+#include <moxie/routers/uniform.hpp>
 
 using namespace moxie;
 using namespace moxie::test;
@@ -477,23 +478,101 @@ TEST_CASE("a thousand experts, all chosen, are the soft mixture", "[adapter]") {
   CHECK(same_values(y, z));
 }
 
-TEST_CASE("columns of one wide buffer may be input and output") {
-  const auto adapter = moxie::lora<float>({.in = 5, .out = 6, .rank = 2});
-  const auto theta = moxie::make_theta(adapter, 1);
-  std::vector<float> buffer(4 * 12, 0.5f);
-  moxie::Cache<float> cache;
-  moxie::Workspace<float> workspace;
-  const moxie::In<float> x(buffer.data(), 4, 5, 12);
-  adapter.forward(theta, x, {buffer.data() + 5, 4, 6, 12}, cache, workspace);
-  const auto refused = [&](moxie::Out<float> y) {
-    try {
-      adapter.forward(theta, x, y, cache, workspace);
-    } catch (const moxie::Error& error) {
-      return error.code() == moxie::Code::aliased;
-    }
-    return false;
-  };
-  CHECK(refused({buffer.data() + 4, 4, 6, 12}));  // the last column of x
-  CHECK(refused({buffer.data() + 7, 4, 6, 12}));  // the first column of x, a row below
-  CHECK(refused({buffer.data() + 5, 4, 6, 11}));  // another stride
+TEST_CASE("backward refuses a cache whose routing is not this forward's", "[adapter]") {
+  const Code state = Code::state_error, shape = Code::shape_mismatch;
+  using Bank = LoraBank<S>;
+  Call<LoraSoft> soft(lora_soft());
+  soft.backward_refused([](auto& c) { c.router_x = {}; }, state, {"without the router_x"});
+  soft.backward_refused([](auto& c) { c.cache.routing.probs.clear(); }, shape, {"probs", "0", "12"});
+  soft.backward_refused([](auto& c) { c.cache.routing.resize(3, 3, 1, 3); }, shape, {"[3, 3]", "[4, 3]"});
+  Call<LoraGiven> given({Bank({.in = 6, .out = 5, .experts = 3, .rank = 2}), GivenRouter<S>({.experts = 3})});
+  give_gates<S>(given.cache.routing, Matrix<S>::Ones(4, 3).eval());
+  given.forward();
+  for (const Index rows : {1, 40}) {
+    give_gates<S>(given.cache.routing, Matrix<S>::Ones(rows, 3).eval());
+    refused([&] { given.backward(); }, shape, {"routing", "[" + std::to_string(rows) + ", 3]", "[4, 3]"});
+  }
+  give_gates<S>(given.cache.routing, Matrix<S>::Ones(4, 3).eval());
+  given.cache.routing.count[2] = 5000;
+  refused([&] { given.backward(); }, Code::router_output, {"row 2", "5000"});
+
+  // A router with heads, or with noise, that gets the cache of one without.
+  const Matrix<S> x = Matrix<S>::Ones(70, 8);
+  Matrix<S> y = x, dx = Matrix<S>::Zero(70, 8);
+  Cache<S> cache;
+  Workspace<S> workspace;
+  const MoeAdapter flat(Ia3Bank<S>({.features = 8, .experts = 4}), UniformRouter<S>({.experts = 4}));
+  const MoeAdapter heads(Ia3Bank<S>({.features = 8, .heads = 4, .experts = 4}),
+                         UniformRouter<S>({.experts = 4, .heads = 4}));
+  const auto theta = make_theta(flat, 1);
+  flat.forward(theta, x, y, cache, workspace);
+  refused([&] { heads.backward(theta, x, y, cache, workspace, {}, dx, {}); }, state, {"another module"});
+  const Bank bank({.in = 8, .out = 8, .experts = 4, .rank = 2});
+  const MoeAdapter quiet(bank, TopKRouter<S>({.in = 8, .experts = 4}));
+  const MoeAdapter noisy(bank, TopKRouter<S>({.in = 8, .experts = 4, .noise = RouterNoise::fixed}));
+  const auto weights = make_theta(quiet, 1);
+  const Run training{.training = true};
+  quiet.forward(weights, x, y, cache, workspace, training);
+  refused([&] { noisy.backward(weights, x, y, cache, workspace, training, dx, {}); }, state, {"noise"});
+  CHECK(dx.isZero(0));
+}
+
+TEST_CASE("the gradient that a workspace holds cannot come in through itself", "[adapter]") {
+  Call<LoraSoft> c(lora_soft());
+  c.forward();
+  c.backward();
+  const auto before = c.memory;
+  refused(
+      [&] {
+        c.adapter.backward(c.theta, c.x, c.dy, c.cache, c.workspace, c.run, c.dx, c.dtheta,
+                           c.workspace.drouting, c.router_x, c.drouter_x);
+      },
+      Code::aliased, {"drouting", "copy"});
+  CHECK((c.memory == before));
+}
+
+TEST_CASE("columns side by side in one matrix are apart, and one row has no stride", "[adapter]") {
+  const LoraSoft adapter = lora_soft();
+  const auto theta = make_theta(adapter, 1);
+  Cache<S> cache;
+  Workspace<S> workspace;
+  Matrix<S> both = Matrix<S>::Ones(5, 11);
+  CHECK_NOTHROW(adapter.forward(theta, both.leftCols(6), both.rightCols(5), cache, workspace));
+  Matrix<S> tight = Matrix<S>::Ones(5, 10);
+  refused([&] { adapter.forward(theta, tight.leftCols(6), tight.rightCols(5), cache, workspace); },
+          Code::aliased, {"y overlaps x"});
+  const Ia3Soft vectors = ia3_soft();
+  Vector<S> row = Vector<S>::Ones(6);
+  CHECK_NOTHROW(vectors.forward(make_theta(vectors, 1), In<S>(row.data(), 1, 6, 60), Out<S>(row.data(), 1, 6),
+                                cache, workspace));
+  CHECK(cache.in_place);
+}
+
+TEST_CASE("settings and sizes beyond the scalar or an index are refused", "[adapter]") {
+  const Code range = Code::config_range, shape = Code::shape_mismatch;
+  refused([] { LoraBank<float>({.in = 8, .out = 8, .alpha = 1e300}); }, range, {"scale", "1.25e+299"});
+  refused([] { SoftRouter<float>({.in = 8, .temperature = 1e-40}); }, range, {"temperature", "inverse"});
+  refused([] { TopKRouter<double>({.in = 8, .temperature = 1e-310}); }, range, {"temperature", "inverse"});
+  refused([] { TopKRouter<float>({.in = 8, .noise = RouterNoise::fixed, .noise_scale = 1e300}); }, range,
+          {"noise_scale"});
+  const Index huge = Index{1} << 62;
+  refused([&] { LoraBank<float>({.in = huge, .out = huge, .rank = 1}); }, Code::too_large, {"LoRA"});
+  refused([&] { TopKRouter<float>({.in = huge, .noise = RouterNoise::learned}); }, Code::too_large,
+          {"router"});
+  const LoraSoft adapter = lora_soft();
+  Buffer<S> few(3);
+  refused([&] { adapter.experts().init(few, 1); }, shape, {"theta", "3", "66"});
+  refused([&] { adapter.router().init(few, 1); }, shape, {"theta", "3", "18"});
+  refused([&] { TopKRouter<S>({.in = 6, .experts = 3}).init(few, 1); }, shape, {"theta", "3", "18"});
+  refused([&] { ia3_soft().experts().init(few, 1); }, shape, {"theta", "3", "18"});
+  Call<LoraSoft> call(adapter);
+  call.forward_refused([&](auto& c) { c.x.stride = huge; }, Code::bad_stride, {"x", "at most"});
+  const MoeAdapter single(LoraBank<float>({.in = 6, .out = 6}), UniformRouter<float>({}));
+  const auto theta = make_theta(single, 1);
+  Matrix<float> x = Matrix<float>::Ones(2, 6), y = x;
+  Cache<float> cache;
+  Workspace<float> workspace;
+  refused([&] { single.forward(theta, x, y, cache, workspace, {.scale = 1e300}); }, range,
+          {"scale", "1e+300"});
+  CHECK((y.array() == 1).all());
 }

@@ -243,4 +243,13 @@ TEMPLATE_TEST_CASE("a module that is off may write in place, and steps over no t
   model.set.forward(m, x, x, cache, workspace);
   CHECK(same_bits(x, model.x));
   CHECK_NOTHROW(model.set.forward(m, x.topRows(0), x.topRows(0), cache, workspace));
+  const auto theta = model.set.theta();
+  test::refused(
+      [&] { model.set.forward(m, x.topRows(1), Out<S>(theta.data(), 1, x.cols()), cache, workspace); },
+      Code::aliased, {"y overlaps theta"});
+  const Index n = x.cols();
+  test::refused(
+      [&] { model.set.forward(m, In<S>(x.data(), 2, n), Out<S>(x.data(), 2, n, n + 1), cache, workspace); },
+      Code::aliased, {"y overlaps x"});
+  CHECK(same_bits(x, model.x));
 }

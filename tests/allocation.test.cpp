@@ -5,6 +5,7 @@
 
 #include <moxie/allocation.hpp>
 
+#include <limits>
 #include <numeric>
 
 using namespace moxie;
@@ -90,6 +91,7 @@ TEST_CASE("a total is spread by largest remainder, at least one a layer", "[allo
   test::refused([] { spread_experts(2, W{1, 1, 1}); }, range, {"total", "2", "3"});
   test::refused([] { spread_experts(5, W{1, -1}); }, range, {"weight", "-1"});
   test::refused([] { spread_experts(5, W{1, std::nan("")}); }, range, {"weight"});
+  test::refused([] { spread_experts(std::numeric_limits<Index>::max(), W{1}); }, range, {"total", "2^53"});
   test::refused([] { spread_experts(5, W{0, 0}); }, range, {"sum"});
   test::refused([] { spread_experts(5, W{}); }, range, {"layers"});
 }

@@ -244,6 +244,13 @@ TEST_CASE("routing statistics refuse what does not fit and then count nothing", 
   refused([&] { statistics.add(r, std::vector<int>{0, 1, 0, 2}); }, Code::config_range, {"task", "2"});
   refused([&] { other.add(r, std::vector<int>{0, 1, 0, 1}); }, Code::shape_mismatch, {"4 experts", "3"});
   CHECK((statistics.rows(0) == 0 && other.rows(0) == 0));
+  refused([&] { (void)statistics.mean_probability(2, 0); }, Code::config_range, {"task", "2", "0 to 1"});
+  refused([&] { (void)statistics.share_selected(0, 4); }, Code::config_range, {"expert", "4", "0 to 3"});
+  refused([&] { (void)statistics.rows(-1); }, Code::config_range, {"task", "-1"});
+  Routing<double> gradient;
+  gradient.zero_gradient_of(r);
+  refused([&] { statistics.add(gradient, std::vector<int>(4)); }, Code::shape_mismatch,
+          {"routing", "0", "16"});
   refused([] { RoutingStatistics(0, 4); }, Code::config_range, {"tasks"});
   refused([] { RoutingStatistics(1, 0); }, Code::config_range, {"experts"});
 }

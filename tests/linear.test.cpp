@@ -177,6 +177,10 @@ TEST_CASE("an adapted layer refuses what does not fit", "[linear]") {
   refused([&] { single.linear.merge(single.theta, merged.topRows(5), bias); }, shape, {"weight", "[5, 11]"});
   refused([&] { single.linear.merge(std::span<const S>(single.theta).first(3), merged, bias); }, shape,
           {"theta"});
+  refused([&] { single.linear.merge(single.theta, merged, Out<S>(merged.data(), 1, 6)); }, Code::aliased,
+          {"merged bias overlaps the merged weight"});
+  refused([&] { single.linear.merge(single.theta, Out<S>(single.theta.data(), 6, 11), bias); }, Code::aliased,
+          {"merged weight overlaps theta"});
   CHECK((merged.array() == 5).all());
 }
 
@@ -217,6 +221,17 @@ TEST_CASE("backward of an adapted layer refuses what does not fit and changes no
             {"dtheta"});
     refused([&] { backward(layer.x, layer.dy, layer.x, dtheta); }, Code::aliased, {"dx overlaps x"});
     refused([&] { backward(layer.x, layer.dy, dx, dtheta, {.seed = 4}); }, Code::state_error, {"run"});
+    refused([&] { backward(layer.x, layer.dy, dx, dtheta, {.threads = 5000}); }, Code::config_range,
+            {"threads", "5000"});
+    const auto over = [&](S* p) { return std::span<S>(p, layer.theta.size()); };
+    refused([&] { backward(layer.x, layer.dy, dx, over(dx.data())); }, Code::aliased, {"dtheta overlaps dx"});
+    refused([&] { backward(layer.x, layer.dy, dx, over(layer.x.data())); }, Code::aliased,
+            {"dtheta overlaps"});
+    refused(
+        [&] {
+          backward(layer.x, layer.dy, {layer.weight.data(), 7, 11}, dtheta);
+        },
+        Code::aliased, {"dx overlaps the layer's weight"});
     CHECK((dx.array() == 3).all());
     CHECK(same_values(dtheta, Buffer<S>(dtheta.size(), 4.0)));
   };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-
+#include <cmath>
 #include <thread>
 
 #include "../llama/adapters.hpp"
@@ -137,10 +137,23 @@ inline Options parse(int argc, const char* const* argv) {
     std::exit(app.exit(asked));
   }
 
+  if (std::isnan(o.replay)) throw std::runtime_error("--replay: got nan, wanted a number of at most 1");
+  if (!std::isfinite(o.balance)) throw std::runtime_error("--balance: got no finite number, wanted one");
+
   const auto found = std::find(how_names.begin(), how_names.end(), how);
   o.how = static_cast<How>(found - how_names.begin());
   o.route = route == "mean" ? llama::RouteBy::mean : llama::RouteBy::token;
   const Defaults d = defaults(o.how);
+  const auto takes = [&](const char* option, bool used, const char* wanted) {
+    if (!used && app.count(option) > 0)
+      throw std::runtime_error(std::string(option) + ": " + how + " does not use it, wanted " + wanted);
+  };
+  takes("--experts", o.routed(), "mov, molora, loramoe or mola");
+  takes("--top-k", o.how == How::mola, "mola");
+  for (const char* option : {"--rank", "--alpha", "--dropout"})
+    takes(option, !o.full() && !o.vectors(), "lora, molora, loramoe or mola");
+  takes("--balance", o.how == How::mola || o.how == How::loramoe, "mola or loramoe");
+  takes("--targets", !o.full(), "a method with adapters");
   if (o.targets.empty()) o.targets = d.targets;
   if (o.experts.empty()) o.experts = d.experts;
   if (o.rank == 0) o.rank = d.rank;

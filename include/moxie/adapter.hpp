@@ -64,11 +64,11 @@ class MoeAdapter {
   /// y may be x itself, for inference. Throws ShapeMismatch, Aliased, RouterOutput; y is then unchanged.
   void forward(std::span<const S> theta, In<S> x, Out<S> y, Cache<S>& cache, Workspace<S>& workspace,
                const Run& run = {}, In<S> router_x = {}) const {
-    detail::expect_run(run);
+    detail::expect_run<S>(run);
     detail::expect_size("theta", theta.size(), size());
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("y", y, x.rows, out());
-    const bool in_place = multiplicative && y.data == x.data && y.stride == x.stride && !x.empty();
+    const bool in_place = multiplicative && detail::same_place(y, x);
     if (!in_place) detail::expect_apart("y", y, "x", x);
     detail::expect_apart("y", y, "theta", detail::as_view(theta));
     const In<S> seen = routed_by(x, router_x);
@@ -103,6 +103,7 @@ class MoeAdapter {
     cache.in = in();
     cache.out = out();
     cache.in_place = in_place;
+    cache.router_x = router_x.data != nullptr;
     cache.run = run;
   }
 
@@ -114,6 +115,8 @@ class MoeAdapter {
                 const Run& run, Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting = {},
                 In<S> router_x = {}, Out<S> drouter_x = {}) const {
     check_backward(theta, x, dy, cache, run, dx, dtheta, drouting, router_x, drouter_x);
+    if (&drouting == &workspace.drouting)
+      fail(Code::aliased, "drouting is the workspace's own, where backward writes, wanted a copy of it");
     const In<S> seen = routed_by(x, router_x);
     const Out<S> dseen = router_x.data == nullptr ? dx : drouter_x;
     const std::span<const S> of_experts = theta.first(experts_size()),
@@ -206,20 +209,29 @@ class MoeAdapter {
   void check_backward(std::span<const S> theta, In<S> x, In<S> dy, const Cache<S>& cache, const Run& run,
                       Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting, In<S> router_x,
                       Out<S> drouter_x) const {
-    detail::expect_run(run);
+    detail::expect_run<S>(run);
     const auto refuse = [](const std::string& what) { fail(Code::state_error, "backward " + what); };
     if (cache.tokens < 0) refuse("before forward: the cache is empty");
     if (cache.in != in() || cache.out != out() || cache.run.module != run.module ||
         cache.h.size() != static_cast<std::size_t>(cache.tokens * experts_.cached()) ||
-        cache.routing.experts != experts_.experts())
+        cache.routing.experts != experts_.experts() ||
+        cache.routing.rows_per_token != experts_.rows_per_token())
       refuse("with another module's cache");
     if (cache.tokens != x.rows)
       refuse("of " + detail::text(x.rows) + " tokens with the cache of " + detail::text(cache.tokens));
+    if (router_.in() > 0 && x.rows > 0 && cache.router_x != (router_x.data != nullptr))
+      refuse(cache.router_x ? "without the router_x that forward had"
+                            : "with a router_x that forward did not have");
     if (cache.in_place) refuse("after a forward that wrote y over x: keep x when training");
     if (cache.run.training != run.training || cache.run.seed != run.seed || cache.run.step != run.step ||
         cache.run.first_token != run.first_token || cache.run.scale != run.scale)
       refuse(
           "with another run than forward's (training, seed, step, first_token and scale must be the same)");
+    const Routing<S>& routing = cache.routing;
+    detail::expect_routing("the cache's routing", routing, x.rows * experts_.rows_per_token(),
+                           experts_.experts(), experts_.rows_per_token());
+    if (router_.in() > 0) detail::expect_size("the cache's probs", routing.probs.size(), routing.size());
+    if constexpr (requires { router_.expect_routed(routing, run); }) router_.expect_routed(routing, run);
     detail::expect_size("theta", theta.size(), size());
     if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), size());
     detail::expect_shape("x", x, -1, in());

@@ -119,10 +119,11 @@ class AdapterSet {
           const Run own = run_of(entry, module, run);
           if (own.scale != 0)
             return adapter.forward(slice(theta(), entry), x, y, cache, workspace, own, router_x);
-          detail::expect_run(run);
+          detail::expect_run<S>(run);
           detail::expect_shape("x", x, -1, adapter.in());
           detail::expect_shape("y", y, x.rows, adapter.out());
-          if (adapter.multiplicative && y.data != x.data) {
+          detail::expect_apart("y", y, "theta", detail::as_view(theta()));
+          if (adapter.multiplicative && !detail::same_place(y, x)) {
             detail::expect_apart("y", y, "x", x);
             for (Index t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, y.row(t));
           }

@@ -66,6 +66,7 @@ inline std::vector<Index> spread_experts(Index total, std::span<const double> we
   detail::expect_range(layers >= 1, "layers", static_cast<double>(layers), "1 or more");
   detail::expect_range(total >= layers, "total experts", static_cast<double>(total),
                        "at least " + detail::text(layers) + " (one per layer)");
+  detail::expect_range(total <= Index{1} << 53, "total experts", static_cast<double>(total), "at most 2^53");
   double sum = 0;
   for (const double w : weights) {
     detail::expect_range(w >= 0 && std::isfinite(w), "a layer's weight", w, "a finite number, 0 or more");

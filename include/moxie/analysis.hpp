@@ -113,6 +113,8 @@ class RoutingStatistics {
     if (routing.experts != experts_)
       fail(Code::shape_mismatch,
            "the routing has " + detail::text(routing.experts) + " experts, wanted " + detail::text(experts_));
+    detail::expect_routing("the routing", routing, routing.rows, experts_, routing.rows_per_token);
+    detail::expect_size("the routing's probs", routing.probs.size(), routing.size());
     for (const int task : task_of_token)
       if (task >= tasks_)
         detail::expect_range(false, "a token's task", task, "below " + detail::text(tasks_));
@@ -133,15 +135,16 @@ class RoutingStatistics {
 
   Index tasks() const { return tasks_; }
   Index experts() const { return experts_; }
-  double rows(Index task) const { return rows_[static_cast<std::size_t>(task)]; }
-  /// Mean probability of an expert over a task's rows.
+  double rows(Index task) const { return rows_[task_index(task)]; }
+  /// Mean probability of an expert over a task's rows. Like all below, throws ConfigRange for one that is
+  /// not.
   double mean_probability(Index task, Index expert) const {
     return mean(probability_[index(task, expert)], task);
   }
   /// Share of a task's rows that chose an expert.
   double share_selected(Index task, Index expert) const { return mean(selected_[index(task, expert)], task); }
   /// Mean entropy of a task's rows, in nats.
-  double mean_entropy(Index task) const { return mean(entropy_[static_cast<std::size_t>(task)], task); }
+  double mean_entropy(Index task) const { return mean(entropy_[task_index(task)], task); }
   /// Experts that no row of any task chose.
   std::vector<Index> never_used() const {
     std::vector<Index> unused;
@@ -154,7 +157,16 @@ class RoutingStatistics {
   }
 
  private:
+  /// Throws ConfigRange.
+  std::size_t task_index(Index task) const {
+    detail::expect_range(task >= 0 && task < tasks_, "a task", static_cast<double>(task),
+                         "0 to " + detail::text(tasks_ - 1));
+    return static_cast<std::size_t>(task);
+  }
   std::size_t index(Index task, Index expert) const {
+    detail::expect_range(expert >= 0 && expert < experts_, "an expert", static_cast<double>(expert),
+                         "0 to " + detail::text(experts_ - 1));
+    task_index(task);
     return static_cast<std::size_t>(task * experts_ + expert);
   }
   double mean(double sum, Index task) const {

@@ -108,7 +108,8 @@ concept ExpertBank = Parametric<B> &&
 
 /// Fills a routing from an input of its own; it knows no experts. `prepare` sizes the routing before the
 /// tiles are spread over threads, and refuses what it cannot route. `in()` 0: it reads nothing. Its sizes are
-/// as a bank's.
+/// as a bank's. It may have an `expect_routed(routing, run)`, which refuses a routing that its backward
+/// cannot read.
 template <class R>
 concept Router = Parametric<R> &&
     requires(const R& router, Routing<typename R::Scalar>& routing, Index n, const Run& run,

@@ -51,7 +51,7 @@ class AdaptedLinear {
   /// y [T, out] is written from x [T, in]. Throws ShapeMismatch, Aliased.
   void forward(std::span<const S> theta, In<S> x, Out<S> y, LinearCache<S>& cache, Workspace<S>& workspace,
                const Run& run = {}) const {
-    detail::expect_run(run);
+    detail::expect_run<S>(run);
     detail::expect_size("theta", theta.size(), adapter_.size());
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("y", y, x.rows, out());
@@ -78,10 +78,14 @@ class AdaptedLinear {
   void backward(std::span<const S> theta, In<S> x, In<S> dy, const LinearCache<S>& cache,
                 Workspace<S>& workspace, const Run& run, Out<S> dx, std::span<S> dtheta,
                 const Routing<S>& drouting = {}) const {
+    detail::expect_run<S>(run);
     detail::expect_shape("x", x, -1, in());
     detail::expect_shape("dy", dy, x.rows, out());
     if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
-    detail::expect_apart("dx", dx, "x", x, "dy", dy);
+    const In<S> d = detail::as_view(dtheta);
+    detail::expect_apart("dx", dx, "x", x, "dy", dy, "theta", detail::as_view(theta), "the layer's weight",
+                         weight_);
+    detail::expect_apart("dtheta", d, "dx", dx, "x", x, "the layer's weight", weight_);
     if (cache.adapter.tokens >= 0 && cache.adapter.tokens != x.rows)
       fail(Code::state_error, "backward of " + detail::text(x.rows) + " tokens with the cache of " +
                                   detail::text(cache.adapter.tokens));
@@ -118,8 +122,15 @@ class AdaptedLinear {
       detail::expect_shape("the merged weight", weight, out(), in());
       const bool with_bias = bias_.data != nullptr || (!Adapter::multiplicative && has_bias());
       if (with_bias) detail::expect_shape("the merged bias", bias, 1, out());
-      if (weight.data != weight_.data)
+      if (!detail::same_place(weight, weight_))
         detail::expect_apart("the merged weight", weight, "the layer's weight", weight_);
+      detail::expect_apart("the merged weight", weight, "theta", detail::as_view(theta));
+      detail::expect_apart("the merged weight", weight, "the layer's bias", bias_);
+      if (with_bias) {
+        detail::expect_apart("the merged bias", bias, "the merged weight", weight);
+        detail::expect_apart("the merged bias", bias, "theta", detail::as_view(theta));
+        detail::expect_apart("the merged bias", bias, "the layer's weight", weight_);
+      }
       for (Index o = 0; o < out(); ++o) std::copy_n(weight_.row(o), in(), weight.row(o));
       for (Index o = 0; with_bias && o < out(); ++o)
         bias.data[o] = bias_.data == nullptr ? S(0) : bias_.data[o];

@@ -11,7 +11,7 @@ template <Router R>
 void route(const R& router, std::span<const typename R::Scalar> theta, In<typename R::Scalar> x,
            Routing<typename R::Scalar>& routing, Workspace<typename R::Scalar>& workspace,
            const Run& run = {}) {
-  detail::expect_run(run);
+  detail::expect_run<typename R::Scalar>(run);
   detail::expect_size("theta", theta.size(), router.size());
   detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
   router.prepare(routing, x.rows, run);
@@ -35,10 +35,13 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
                     Workspace<typename R::Scalar>& workspace, const Run& run, Out<typename R::Scalar> dx,
                     std::span<typename R::Scalar> dtheta) {
   using S = typename R::Scalar;
-  detail::expect_run(run);
+  detail::expect_run<typename R::Scalar>(run);
   detail::expect_size("theta", theta.size(), router.size());
   if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), router.size());
+  detail::expect_routing("the routing", routing, routing.rows, router.experts(), router.rows_per_token());
   detail::expect_shape("x", x, routing.tokens(), router.in() > 0 ? router.in() : Index{-1});
+  if (router.in() > 0) detail::expect_size("the routing's probs", routing.probs.size(), routing.size());
+  if constexpr (requires { router.expect_routed(routing, run); }) router.expect_routed(routing, run);
   if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, x.cols);
   const In<S> weights = detail::as_view(theta);
   detail::expect_apart("dx", dx, "x", x, "theta", weights);

@@ -14,6 +14,7 @@ struct Cache {
   Index tokens = -1;      ///< of the last forward; -1: none yet
   Index in = 0, out = 0;  ///< of the adapter that filled it
   bool in_place = false;  ///< y was written over x: no backward from here
+  bool router_x = false;  ///< the router read an input of its own
   Run run;                ///< of the last forward
 };
 

@@ -77,6 +77,14 @@ TEST_CASE("starts from the weight refuse what they cannot start", "[experts]") {
   refuse({.in = 9, .out = 6, .rank = 7}, w, Code::config_range, {"rank", "7", "6"});
   refuse({.in = 9, .out = 6, .rank = 2}, w.topRows(5), Code::shape_mismatch, {"weight", "[5, 9]", "[6, 9]"});
   refuse({.in = 9, .out = 6, .rank = 2, .alpha = -1}, w, Code::config_range, {"scale", "above 0"});
+  Matrix<S> nan = w;
+  nan(2, 3) = std::nan("");
+  refuse({.in = 9, .out = 6, .rank = 2}, nan, Code::non_finite, {"weight"});
+  const LoraBank<S> full({.in = 9, .out = 6, .rank = 6});
+  std::vector<S> over(90, 7.0);
+  refused([&] { init_from_weight<S>(full, WeightInit::pissa, w, over, Out<S>(over.data(), 6, 9)); },
+          Code::aliased, {"residual overlaps theta"});
+  CHECK(over == std::vector<S>(90, 7.0));
   std::vector<S> theta(45);
   refused([&] { init_orthogonal<S>(LoraBank<S>({.in = 9, .out = 6, .rank = 3}), theta, 1); },
           Code::config_range, {"rank", "3", "even"});

@@ -139,6 +139,18 @@ TEST_CASE("load balance refuses masks and gradients that do not fit, and then ad
       Code::shape_mismatch, {"mask", "4", "5"});
   CHECK((g[0].probs.empty() && g[1].probs.empty()));
   refused([&] { value_of(loss, r, {.mask = {1, 1, 1, 1}}); }, Code::shape_mismatch, {"mask", "4", "5"});
+  const Routing<double> no_probs = [&] {
+    Routing<double> copy = r[0];
+    copy.probs.clear();
+    return copy;
+  }();
+  const Routing<double>* pool[] = {&r[0], &no_probs};
+  refused([&] { (void)loss.value(pool, {}); }, Code::shape_mismatch, {"probs", "0", "12"});
+  pool[1] = nullptr;
+  refused([&] { (void)loss.value(pool, {}); }, Code::null_pointer, {"routing", "null"});
+  g[1].probs.resize(3);
+  refused([&] { backward_of(loss, r, {}, 1, g); }, Code::shape_mismatch, {"gradient", "3", "15"});
+  g[1].probs.clear();
   g.pop_back();
   refused([&] { backward_of(loss, r, {}, 1, g); }, Code::shape_mismatch, {"gradients", "1", "2"});
   g.push_back(g[0]);

@@ -112,6 +112,18 @@ TEST_CASE("AdamW refuses bad settings and sizes, and then changes nothing", "[op
     refused([&] { (void)optimiser.step(theta, gradient, {.learning_rate = bad}); }, range, {"learning rate"});
     refused([&] { (void)optimiser.step(theta, gradient, {.clip_norm = bad}); }, range, {"clip norm"});
   }
+  refused([&] { AdamW<float>(groups, {.epsilon = 1e-60}); }, range, {"epsilon", "1e-60"});
+  refused([&] { A({{.offset = -4, .size = 8}}, {}); }, range, {"offset", "-4"});
+  refused([&] { A({{.size = -1}}, {}); }, range, {"size", "-1"});
+  for (const double bad : {-1.0, nan, HUGE_VAL}) {
+    A other(groups);
+    other.groups()[0].learning_rate_factor = bad;
+    refused([&] { (void)other.step(theta, gradient, {.learning_rate = 0.1}); }, range, {"factor"});
+  }
+  A grown(groups);
+  grown.groups()[0].size = 500;
+  std::vector<double> many(500, 1);
+  refused([&] { (void)grown.step(many, many, {}); }, shape, {"state", "10", "500"});
   std::vector<double> nine(9, 1);
   refused([&] { (void)optimiser.step(nine, gradient, {}); }, shape, {"theta", "9", "10"});
   refused([&] { (void)optimiser.step(theta, nine, {}); }, shape, {"gradient", "9", "10"});

@@ -68,6 +68,16 @@ TEST_CASE("clipping scales the gradient down to the norm, over the trainable gro
   CHECK(small[0] == -0.3);
 }
 
+TEST_CASE("clipping a gradient whose square overflows keeps its direction", "[optim]") {
+  const std::vector<double> gradient{3e200, 4e200};
+  std::vector<double> theta{1, 1};
+  Sgd<double> sgd(std::vector<ParameterGroup>{{.size = 2}});
+  const StepResult result = sgd.step(theta, gradient, {.learning_rate = 1, .clip_norm = 0.5});
+  CHECK(result.applied);
+  CHECK(std::abs(result.gradient_norm / 5e200 - 1) < 1e-15);
+  CHECK((std::abs(theta[0] - 0.7) < 1e-15 && std::abs(theta[1] - 0.6) < 1e-15));
+}
+
 TEST_CASE("SGD refuses bad settings and sizes", "[optim]") {
   const double nan = std::nan("");
   for (const double bad : {-0.1, 1.0, nan})

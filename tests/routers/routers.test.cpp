@@ -179,6 +179,14 @@ TEST_CASE("a router run by itself refuses what does not fit", "[routers]") {
   Routing<S> bad = gradient;
   bad.rows = 3;
   refused([&] { backward(x, dx, dtheta, bad); }, shape, {"gradient", "[3, 3]", "[4, 3]"});
+  const SoftRouter<S> wider({.in = 6, .experts = 30});
+  refused(
+      [&] {
+        const std::vector<S> weights(180);
+        route_backward(wider, std::span<const S>(weights), In<S>(x), routing, gradient, workspace, Run{},
+                       Out<S>(dx), std::span<S>());
+      },
+      shape, {"routing", "[4, 3]", "[4, 30]"});
   bad = gradient;
   bad.probs.resize(11);
   refused([&] { backward(x, dx, dtheta, bad); }, shape, {"gradient", "11", "12"});

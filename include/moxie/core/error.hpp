@@ -3,6 +3,7 @@
 
 #include <moxie/core/types.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -111,6 +112,10 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
   if (view.rows > 1 && view.stride < view.cols)
     fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at least " +
                                text(view.cols) + " (its columns)");
+  const Index most = std::numeric_limits<Index>::max() / Index{sizeof(*view.data)} / view.rows;
+  if (view.rows > 1 && view.stride > std::max(most, view.cols))
+    fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at most " +
+                               text(most) + " for its " + text(view.rows) + " rows");
 }
 
 inline void expect_size(std::string_view argument, std::size_t got, Index wanted) {
@@ -124,7 +129,19 @@ inline void expect_range(bool inside, std::string_view setting, double got, std:
     fail(Code::config_range, std::string(setting) + " is " + text(got) + ", wanted " + std::string(wanted));
 }
 
-/// True where two views share memory. Views of different columns of one wider buffer do not.
+/// True where a setting is a finite number in the scalar S too.
+template <class S>
+bool finite_as(double setting) {
+  return std::abs(setting) <= static_cast<double>(std::numeric_limits<S>::max());
+}
+
+/// True where two views of one shape are the same memory.
+template <class A, class B>
+bool same_place(const A& a, const B& b) {
+  return a.data == b.data && (a.stride == b.stride || a.rows <= 1) && !a.empty();
+}
+
+/// True where the memory of two views overlaps. Blocks of columns side by side in one matrix do not.
 template <class A, class B>
 bool overlap(const A& a, const B& b) {
   if (a.empty() || b.empty()) return false;
@@ -133,12 +150,12 @@ bool overlap(const A& a, const B& b) {
     return reinterpret_cast<std::uintptr_t>(v.data + (v.rows - 1) * v.stride + v.cols);
   };
   if (begin(a) >= end(b) || begin(b) >= end(a)) return false;
-  if (a.rows == 1 || b.rows == 1 || a.stride != b.stride || sizeof(*a.data) != sizeof(*b.data)) return true;
-  // b's first column as seen from a's, within a row of the buffer.
-  const auto row = static_cast<std::uintptr_t>(a.stride) * sizeof(*a.data);
-  const auto column = (begin(b) % row + row - begin(a) % row) % row;
-  return column < static_cast<std::uintptr_t>(a.cols) * sizeof(*a.data) ||
-         column + static_cast<std::uintptr_t>(b.cols) * sizeof(*b.data) > row;
+  if (a.rows > 1 && b.rows > 1 && a.stride != b.stride) return true;
+  if (a.rows <= 1 && b.rows <= 1) return true;
+  const auto bytes = [&](Index n) { return n * static_cast<Index>(sizeof(*a.data)); };
+  const Index stride = bytes(a.rows > 1 ? a.stride : b.stride);
+  const Index between = (static_cast<Index>(begin(b) - begin(a)) % stride + stride) % stride;
+  return between < bytes(a.cols) || between + bytes(b.cols) > stride;
 }
 
 /// Refuses a view that overlaps one of the others, given as name and view in turn.

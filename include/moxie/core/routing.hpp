@@ -3,6 +3,8 @@
 
 #include <moxie/core/params.hpp>
 
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace moxie::inline MOXIE_ABI {
@@ -69,6 +71,33 @@ struct Routing {
     count[static_cast<std::size_t>(row)] = static_cast<int>(experts);
   }
 };
+
+namespace detail {
+
+/// Refuses a routing of another shape, or whose buffers do not have the sizes of its shape.
+template <Scalar S>
+void expect_routing(std::string_view what, const Routing<S>& routing, Index rows, Index experts,
+                    Index rows_per_token) {
+  const auto shape = [](Index r, Index e, Index heads) {
+    return shape_text(r, e) + " with " + text(heads) + " rows per token";
+  };
+  if (routing.rows != rows || routing.experts != experts || routing.rows_per_token != rows_per_token)
+    fail(Code::shape_mismatch, std::string(what) + " is " +
+                                   shape(routing.rows, routing.experts, routing.rows_per_token) +
+                                   ", wanted " + shape(rows, experts, rows_per_token));
+  const auto part = [&](const char* name, std::size_t got, Index wanted, bool may_lack) {
+    if (got != 0 || !may_lack) expect_size(std::string(what) + "'s " + name, got, wanted);
+  };
+  part("gates", routing.gates.size(), routing.size(), false);
+  part("count", routing.count.size(), routing.rows, false);
+  part("chosen", routing.chosen.size(), routing.rows * routing.max_chosen, false);
+  part("logits", routing.logits.size(), routing.size(), true);
+  part("probs", routing.probs.size(), routing.size(), true);
+  part("noisy", routing.noisy.size(), routing.size(), true);
+  part("noise_scale", routing.noise_scale.size(), routing.noisy.empty() ? 0 : routing.size(), false);
+}
+
+}  // namespace detail
 
 /// What a balance loss needs to know of the batch beyond its routing.
 struct Batch {

@@ -23,10 +23,12 @@ struct Run {
 
 namespace detail {
 
-inline void expect_run(const Run& run) {
+/// Refuses what no call can run with; S is the scalar of the call.
+template <class S>
+void expect_run(const Run& run) {
   expect_range(run.threads >= 1 && run.threads <= Run::max_threads, "Run::threads", run.threads, "1 to 4096");
   expect_range(run.first_token >= 0, "Run::first_token", static_cast<double>(run.first_token), "0 or more");
-  expect_range(std::isfinite(run.scale), "Run::scale", run.scale, "a finite number");
+  expect_range(finite_as<S>(run.scale), "Run::scale", run.scale, "a finite number");
 }
 
 }  // namespace detail

@@ -44,7 +44,10 @@ class Ia3Bank {
     if (config_.heads == 1) return {{.name = "ia3_l", .shape = {experts(), in()}, .decay = false}};
     return {{.name = "ia3_l", .shape = {config_.heads, experts(), head()}, .decay = false}};
   }
-  void init(std::span<S> theta, std::uint64_t) const { std::fill(theta.begin(), theta.end(), S(1)); }
+  void init(std::span<S> theta, std::uint64_t) const {
+    detail::expect_size("theta", theta.size(), size());
+    std::fill(theta.begin(), theta.end(), S(1));
+  }
 
   Index cached() const { return 0; }
   Index factors() const { return 0; }

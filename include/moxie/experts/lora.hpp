@@ -18,7 +18,10 @@ class LoraBank {
 
   /// Throws ConfigRange naming the setting.
   explicit LoraBank(const Config& config) : config_(config), begin_(detail::first_rows(config)) {
-    for (const double scale : detail::scales(config, begin_)) scale_.push_back(static_cast<S>(scale));
+    for (const double scale : detail::scales(config, begin_)) {
+      detail::expect_range(detail::finite_as<S>(scale), "LoRA scale", scale, "a finite number");
+      scale_.push_back(static_cast<S>(scale));
+    }
   }
 
   const Config& config() const { return config_; }
@@ -41,6 +44,7 @@ class LoraBank {
     return fields;
   }
   void init(std::span<S> theta, std::uint64_t seed) const {
+    detail::expect_size("theta", theta.size(), size());
     std::fill(theta.begin(), theta.end(), S(0));
     for (Index e = 0; e < experts(); ++e)
       detail::initialise(

@@ -40,13 +40,16 @@ void init_from_weight(const LoraBank<S>& bank, WeightInit init, In<S> weight, st
   detail::expect_single(bank, std::span<const S>(theta), std::min(in, out));
   detail::expect_shape("weight", weight, out, in);
   detail::expect_shape("residual", residual, out, in);
-  if (residual.data != weight.data) detail::expect_apart("residual", residual, "weight", weight);
+  if (!detail::same_place(residual, weight)) detail::expect_apart("residual", residual, "weight", weight);
+  detail::expect_apart("residual", residual, "theta", detail::as_view(theta));
+  detail::expect_apart("theta", detail::as_view(theta), "weight", weight);
   const double s = static_cast<double>(bank.scale(0));
   detail::expect_range(s > 0, "LoRA scale", s, "above 0 for an initialisation from a weight");
 
   Dense w(out, in), a = Dense::Zero(r, in), b;
   for (Index o = 0; o < out; ++o)
     for (Index i = 0; i < in; ++i) w(o, i) = static_cast<double>(weight.row(o)[i]);
+  if (!w.allFinite()) fail(Code::non_finite, "the weight holds NaN or infinity, wanted finite numbers");
   if (init == WeightInit::olora) {
     const Eigen::HouseholderQR<Dense> qr(w);
     b = Dense(qr.householderQ() * Dense::Identity(out, r));

@@ -44,6 +44,7 @@ class ImportanceLoss {
   const Config& config() const { return config_; }
 
   double value(RoutingSpan<S> routings, const Batch& batch) const {
+    detail::expect_routings<S>(routings);
     double loss = 0;
     for (const Routing<S>* routing : routings)
       loss += detail::PopulationCv(importance(*routing, batch)).value;
@@ -100,6 +101,7 @@ class LoadLoss {
 
   /// Throws StateError where a routing was made without noise.
   double value(RoutingSpan<S> routings, const Batch& batch) const {
+    detail::expect_routings<S>(routings);
     double loss = 0;
     for (const Routing<S>* routing : routings) loss += detail::PopulationCv(load(*routing, batch)).value;
     return loss;

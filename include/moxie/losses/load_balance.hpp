@@ -89,6 +89,7 @@ class LoadBalance {
   };
 
   void check(RoutingSpan<S> routings, const Batch& batch) const {
+    detail::expect_routings<S>(routings);
     for (const Routing<S>* routing : routings) {
       detail::expect_batch(*routing, batch, config_.mask_padding, false);
       if (config_.pool == Pool::concatenate && routing->experts != routings.front()->experts)

@@ -47,6 +47,7 @@ class LocalizedBalance {
   /// Throws ShapeMismatch where the groups do not make up the experts or the batch's samples do not fit,
   /// ConfigRange where a sample's type has no group.
   double value(RoutingSpan<S> routings, const Batch& batch) const {
+    detail::expect_routings<S>(routings);
     double loss = 0;
     for (const Routing<S>* routing : routings) loss += dispersion(weighted(*routing, batch)).value;
     return loss;

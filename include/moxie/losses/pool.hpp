@@ -21,9 +21,18 @@ enum class Pool {
 
 namespace detail {
 
-/// Refuses masks and samples that do not fit a routing.
+template <Scalar S>
+void expect_routings(RoutingSpan<S> routings) {
+  for (const Routing<S>* routing : routings)
+    if (routing == nullptr) fail(Code::null_pointer, "a routing of the pool is null, wanted one");
+}
+
+/// Refuses routings without the parts that losses read, and masks and samples that do not fit.
 template <Scalar S>
 void expect_batch(const Routing<S>& routing, const Batch& batch, bool masked, bool sampled) {
+  expect_routing("a routing of the pool", routing, routing.rows, routing.experts, routing.rows_per_token);
+  expect_size("a routing's probs", routing.probs.size(), routing.size());
+  expect_size("a routing's logits", routing.logits.size(), routing.size());
   const Index tokens = routing.tokens();
   if (masked && !batch.mask.empty()) expect_size("Batch::mask", batch.mask.size(), tokens);
   if (!sampled) return;
@@ -38,13 +47,20 @@ void expect_batch(const Routing<S>& routing, const Batch& batch, bool masked, bo
 /// Gradients come one per routing and with its shape.
 template <Scalar S>
 void expect_gradients(RoutingSpan<S> routings, RoutingGradientSpan<S> gradients) {
+  expect_routings<S>(routings);
   expect_size("the routings' gradients", gradients.size(), static_cast<Index>(routings.size()));
-  for (std::size_t i = 0; i < routings.size(); ++i)
+  for (std::size_t i = 0; i < routings.size(); ++i) {
+    if (gradients[i] == nullptr) fail(Code::null_pointer, "a routing's gradient is null, wanted one");
     if (gradients[i]->rows != routings[i]->rows || gradients[i]->experts != routings[i]->experts)
       fail(Code::shape_mismatch, "the routing's gradient is " +
                                      shape_text(gradients[i]->rows, gradients[i]->experts) + ", wanted " +
                                      shape_text(routings[i]->rows, routings[i]->experts) +
                                      "; use zero_gradient_of()");
+    for (const auto part : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates, &Routing<S>::noisy,
+                            &Routing<S>::noise_scale})
+      if (!(gradients[i]->*part).empty())
+        expect_size("a part of the routing's gradient", (gradients[i]->*part).size(), routings[i]->size());
+  }
 }
 
 template <Scalar S>

@@ -52,6 +52,7 @@ class ZLoss {
   /// f(routing's number, row) over the rows that count; returns how many they are.
   template <class F>
   double for_rows(RoutingSpan<S> routings, const Batch& batch, F&& f) const {
+    detail::expect_routings<S>(routings);
     double rows = 0;
     for (std::size_t i = 0; i < routings.size(); ++i) {
       detail::expect_batch(*routings[i], batch, config_.mask_padding, false);

@@ -26,8 +26,8 @@ class AdamW {
     using detail::expect_range;
     expect_range(config.beta1 >= 0 && config.beta1 < 1, "AdamW beta1", config.beta1, "0 or more, below 1");
     expect_range(config.beta2 >= 0 && config.beta2 < 1, "AdamW beta2", config.beta2, "0 or more, below 1");
-    expect_range(config.epsilon > 0 && std::isfinite(config.epsilon), "AdamW epsilon", config.epsilon,
-                 "a number above 0");
+    expect_range(static_cast<S>(config.epsilon) > 0 && detail::finite_as<S>(config.epsilon), "AdamW epsilon",
+                 config.epsilon, "a finite number above 0 that the scalar can hold");
     expect_range(config.weight_decay >= 0 && std::isfinite(config.weight_decay), "AdamW weight_decay",
                  config.weight_decay, "a finite number, 0 or more");
     m_.assign(static_cast<std::size_t>(detail::extent(groups_)), S(0));
@@ -37,7 +37,7 @@ class AdamW {
 
   /// Changes theta and the moments, or nothing where the loss or a gradient is not finite.
   StepResult step(std::span<S> theta, std::span<const S> gradient, const Step& step) {
-    detail::check_step(step, groups_, theta.size(), gradient.size());
+    detail::check_step<S>(step, groups_, m_.size(), theta.size(), gradient.size());
     StepResult result = detail::measure(step, groups_, gradient);
     const double factor = detail::clip_factor(step, result.gradient_norm);
     if (result.applied &&

@@ -30,7 +30,7 @@ class Sgd {
 
   /// Changes theta and the momentum, or nothing where the loss or a gradient is not finite.
   StepResult step(std::span<S> theta, std::span<const S> gradient, const Step& step) {
-    detail::check_step(step, groups_, theta.size(), gradient.size());
+    detail::check_step<S>(step, groups_, m_.size(), theta.size(), gradient.size());
     StepResult result = detail::measure(step, groups_, gradient);
     if (!result.applied) return result;
     const S clip = static_cast<S>(detail::clip_factor(step, result.gradient_norm));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -33,21 +34,36 @@ struct [[nodiscard]] StepResult {
 
 namespace detail {
 
-/// Length of the vector that the groups lie in.
+/// Length of the vector that the groups lie in; refuses groups that lie in none.
 inline Index extent(const std::vector<ParameterGroup>& groups) {
-  Index end = 0;
-  for (const ParameterGroup& group : groups) end = std::max(end, group.offset + group.size);
-  return end;
+  Index total = 0;
+  for (const ParameterGroup& group : groups) {
+    const std::string of = " of group " + (group.name.empty() ? "theta" : group.name);
+    expect_range(group.offset >= 0, "the offset" + of, static_cast<double>(group.offset), "0 or more");
+    expect_range(group.size >= 0 && group.size <= std::numeric_limits<Index>::max() - group.offset,
+                 "the size" + of, static_cast<double>(group.size), "0 or more, within memory");
+    total = std::max(total, group.offset + group.size);
+  }
+  return total;
 }
 
-inline void check_step(const Step& step, const std::vector<ParameterGroup>& groups, std::size_t theta,
-                       std::size_t gradient) {
+/// `kept` is the length of what the optimiser remembers.
+template <class S>
+void check_step(const Step& step, const std::vector<ParameterGroup>& groups, std::size_t kept,
+                std::size_t theta, std::size_t gradient) {
   expect_range(step.learning_rate >= 0 && std::isfinite(step.learning_rate), "learning rate",
                step.learning_rate, "a finite number, 0 or more");
   expect_range(step.clip_norm >= 0 && std::isfinite(step.clip_norm), "clip norm", step.clip_norm,
                "a finite number, 0 or more");
-  expect_size("theta", theta, extent(groups));
-  expect_size("the gradient", gradient, extent(groups));
+  const Index total = extent(groups);
+  expect_size("the optimiser's state", kept, total);
+  for (const ParameterGroup& group : groups)
+    expect_range(
+        group.learning_rate_factor >= 0 && finite_as<S>(step.learning_rate * group.learning_rate_factor),
+        "learning rate times the factor of group " + (group.name.empty() ? "theta" : group.name),
+        step.learning_rate * group.learning_rate_factor, "a finite number, 0 or more");
+  expect_size("theta", theta, total);
+  expect_size("the gradient", gradient, total);
 }
 
 /// The gradient's norm, one sum in ascending order in double; or why the step must not be taken.
@@ -58,7 +74,7 @@ StepResult measure(const Step& step, const std::vector<ParameterGroup>& groups, 
     result.reason = "the loss is " + text(step.loss) + ", wanted a finite number";
     return result;
   }
-  double sum = 0;
+  double sum = 0, largest = 0;
   for (const ParameterGroup& group : groups) {
     if (!group.trainable) continue;
     for (Index i = group.offset; i < group.offset + group.size; ++i) {
@@ -69,9 +85,19 @@ StepResult measure(const Step& step, const std::vector<ParameterGroup>& groups, 
         return result;
       }
       sum += g * g;
+      largest = std::max(largest, std::abs(g));
     }
   }
   result.gradient_norm = std::sqrt(sum);
+  if (!std::isfinite(sum)) {  // only the squares overflowed
+    sum = 0;
+    for (const ParameterGroup& group : groups)
+      for (Index i = group.offset; group.trainable && i < group.offset + group.size; ++i) {
+        const double g = static_cast<double>(gradient[static_cast<std::size_t>(i)]) / largest;
+        sum += g * g;
+      }
+    result.gradient_norm = largest * std::sqrt(sum);
+  }
   result.applied = true;
   return result;
 }

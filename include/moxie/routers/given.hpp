@@ -39,16 +39,13 @@ class GivenRouter {
   /// out of range, twice or out of order, a gate that is not finite, or not 0 for an expert that is not
   /// chosen.
   void prepare(Routing<S>& routing, Index tokens, const Run&) const {
-    if (routing.rows != tokens * config_.heads || routing.experts != config_.experts ||
-        routing.rows_per_token != config_.heads)
-      detail::expect_shape("the given routing", In<S>(routing.gates.data(), routing.rows, routing.experts),
-                           tokens * config_.heads, config_.experts);
-    const bool sized = routing.gates.size() == static_cast<std::size_t>(routing.size()) &&
-                       routing.count.size() == static_cast<std::size_t>(routing.rows) &&
-                       routing.chosen.size() == static_cast<std::size_t>(routing.rows * routing.max_chosen);
-    if (!sized || routing.rows_per_token != config_.heads)
-      fail(Code::shape_mismatch,
-           "the given routing's buffers do not have the sizes of its shape; use give_gates()");
+    detail::expect_routing("the given routing", routing,
+                           detail::checked_product("routing rows", tokens, config_.heads), config_.experts,
+                           config_.heads);
+    expect_routed(routing, {});
+  }
+  /// Before backward: the caller has not made it something else since.
+  void expect_routed(const Routing<S>& routing, const Run&) const {
     for (Index row = 0; row < routing.rows; ++row) check_row(routing, row);
   }
   void route_rows(const ForwardTile<S>&) const {}

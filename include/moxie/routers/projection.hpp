@@ -20,7 +20,7 @@ class RouterProjection {
     expect_range(heads >= 1 && in % std::max<Index>(heads, 1) == 0, "router heads",
                  static_cast<double>(heads), "a divisor of the input's " + text(in) + " features");
     expect_range(jitter >= 0 && jitter < 1, "router jitter", jitter, "0 or more, below 1");
-    checked_product("router", in, experts);
+    checked_product("router and noise", checked_product("router", 2, in), experts);
   }
 
   Index in() const { return in_; }
@@ -57,8 +57,8 @@ class RouterProjection {
     if (!through_jitter) return;
     for (Index t = 0; t < x.rows; ++t) {
       const std::uint64_t stream = jitter_stream(first + t, run);
-      for (Index i = 0; i < in_; ++i)
-        dx.row(t)[i] = madd(factor(stream, i), scratch[t * in_ + i], dx.row(t)[i]);
+      for (Index i = 0; i < in_; ++i) scratch[t * in_ + i] *= factor(stream, i);
+      for (Index i = 0; i < in_; ++i) dx.row(t)[i] += scratch[t * in_ + i];
     }
   }
 

@@ -27,6 +27,8 @@ class SoftRouter {
       : config_(config), projection_(config.in, config.experts, config.heads, config.jitter) {
     detail::expect_range(config.temperature > 0 && std::isfinite(config.temperature), "router temperature",
                          config.temperature, "a finite number above 0");
+    detail::expect_range(detail::finite_as<S>(1 / config.temperature), "router temperature",
+                         config.temperature, "a number whose inverse is finite");
   }
 
   const Config& config() const { return config_; }
@@ -38,6 +40,7 @@ class SoftRouter {
     return {{.name = "router", .shape = {config_.experts, projection_.features()}, .decay = false}};
   }
   void init(std::span<S> theta, std::uint64_t seed) const {
+    detail::expect_size("theta", theta.size(), size());
     detail::initialise(theta, config_.init, projection_.features(), 1,
                        random::key(random::Use::init, {seed, 2}));
   }

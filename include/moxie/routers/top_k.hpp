@@ -53,9 +53,11 @@ class TopKRouter {
                  range);
     expect_range(config.temperature > 0 && std::isfinite(config.temperature), "router temperature",
                  config.temperature, "a finite number above 0");
-    expect_range(
-        config.noise != RouterNoise::fixed || (config.noise_scale > 0 && std::isfinite(config.noise_scale)),
-        "router noise_scale", config.noise_scale, "a finite number above 0");
+    expect_range(detail::finite_as<S>(1 / config.temperature), "router temperature", config.temperature,
+                 "a number whose inverse is finite");
+    expect_range(config.noise != RouterNoise::fixed ||
+                     (config.noise_scale > 0 && detail::finite_as<S>(config.noise_scale)),
+                 "router noise_scale", config.noise_scale, "a finite number above 0");
     expect_range(config.k_steps == 0 || (config.k_start >= 1 && config.k_start <= config.experts),
                  "top-k k_start", static_cast<double>(config.k_start), range);
   }
@@ -75,6 +77,7 @@ class TopKRouter {
     return fields;
   }
   void init(std::span<S> theta, std::uint64_t seed) const {
+    detail::expect_size("theta", theta.size(), size());
     detail::Cursor<S> cursor(theta);
     detail::initialise(cursor.take(projection_.size()), config_.init, projection_.features(), 1,
                        random::key(random::Use::init, {seed, 2}));
@@ -94,6 +97,12 @@ class TopKRouter {
 
   void prepare(Routing<S>& routing, Index tokens, const Run& run) const {
     routing.resize(tokens, config_.experts, config_.heads, chosen_at(run), noisy(run));
+  }
+
+  /// Before backward: a noisy router needs the noise of its forward.
+  void expect_routed(const Routing<S>& routing, const Run& run) const {
+    if (noisy(run) && routing.noisy.empty() && routing.rows > 0)
+      fail(Code::state_error, "backward of a noisy router in training with a routing without noise");
   }
 
   void route_rows(const ForwardTile<S>& tile) const {

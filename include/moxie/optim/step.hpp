@@ -34,14 +34,18 @@ struct [[nodiscard]] StepResult {
 
 namespace detail {
 
+inline std::string name_of(const ParameterGroup& group) { return group.name.empty() ? "theta" : group.name; }
+
 /// Length of the vector that the groups lie in; refuses groups that lie in none.
 inline Index extent(const std::vector<ParameterGroup>& groups) {
   Index total = 0;
   for (const ParameterGroup& group : groups) {
-    const std::string of = " of group " + (group.name.empty() ? "theta" : group.name);
-    expect_range(group.offset >= 0, "the offset" + of, static_cast<double>(group.offset), "0 or more");
-    expect_range(group.size >= 0 && group.size <= std::numeric_limits<Index>::max() - group.offset,
-                 "the size" + of, static_cast<double>(group.size), "0 or more, within memory");
+    const bool starts = group.offset >= 0;
+    const bool fits =
+        group.size >= 0 && starts && group.size <= std::numeric_limits<Index>::max() - group.offset;
+    if (!fits)
+      expect_range(false, (starts ? "the size of group " : "the offset of group ") + name_of(group),
+                   static_cast<double>(starts ? group.size : group.offset), "0 or more, within memory");
     total = std::max(total, group.offset + group.size);
   }
   return total;
@@ -57,11 +61,12 @@ void check_step(const Step& step, const std::vector<ParameterGroup>& groups, std
                "a finite number, 0 or more");
   const Index total = extent(groups);
   expect_size("the optimiser's state", kept, total);
-  for (const ParameterGroup& group : groups)
-    expect_range(
-        group.learning_rate_factor >= 0 && finite_as<S>(step.learning_rate * group.learning_rate_factor),
-        "learning rate times the factor of group " + (group.name.empty() ? "theta" : group.name),
-        step.learning_rate * group.learning_rate_factor, "a finite number, 0 or more");
+  for (const ParameterGroup& group : groups) {
+    const double rate = step.learning_rate * group.learning_rate_factor;
+    if (!(group.learning_rate_factor >= 0) || !finite_as<S>(rate))
+      expect_range(false, "learning rate times the factor of group " + name_of(group), rate,
+                   "a finite number, 0 or more");
+  }
   expect_size("theta", theta, total);
   expect_size("the gradient", gradient, total);
 }
@@ -80,8 +85,8 @@ StepResult measure(const Step& step, const std::vector<ParameterGroup>& groups, 
     for (Index i = group.offset; i < group.offset + group.size; ++i) {
       const auto g = static_cast<double>(gradient[static_cast<std::size_t>(i)]);
       if (!std::isfinite(g)) {
-        result.reason = "the gradient of " + (group.name.empty() ? "theta" : group.name) + " [" +
-                        text(i - group.offset) + "] is " + text(g) + ", wanted a finite number";
+        result.reason = "the gradient of " + name_of(group) + " [" + text(i - group.offset) + "] is " +
+                        text(g) + ", wanted a finite number";
         return result;
       }
       sum += g * g;

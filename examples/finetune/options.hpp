@@ -164,6 +164,10 @@ inline Options parse(int argc, const char* const* argv) {
   if (o.balance < 0) o.balance = d.balance;
   if (o.replay < 0) o.replay = o.data.empty() ? d.replay : 0;
   if (o.full()) o.experts.clear();
+  for (const Index experts : o.experts)
+    if (o.how == How::loramoe && experts % 2 != 0)
+      throw std::runtime_error("--experts: got " + std::to_string(experts) +
+                               ", wanted an even number for loramoe's two groups");
   if (o.route == llama::RouteBy::mean && !o.routed())
     throw std::runtime_error("--route mean: " + how + " has no router, wanted mov, molora, loramoe or mola");
   if (!o.base.empty() && o.data.empty() && !o.tokenizer.empty())

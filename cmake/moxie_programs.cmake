@@ -10,7 +10,8 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   # False alarms of GCC 12: in its own AVX-512 header (bug 105593) and in sums of std::string (bug 105651).
-  target_compile_options(moxie_own INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-array-bounds -Wno-restrict)
+  target_compile_options(moxie_own INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-array-bounds -Wno-restrict
+                                             -Wno-stringop-overflow)
 endif()
 if(MOXIE_NATIVE)
   target_compile_options(moxie_own INTERFACE -march=native)

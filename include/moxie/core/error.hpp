@@ -4,10 +4,12 @@
 #include <moxie/core/types.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <limits>
 #include <span>
 #include <stdexcept>
@@ -45,7 +47,7 @@ inline std::string_view name(Code code) {
 class Error : public std::runtime_error {
  public:
   Error(Code code, const std::string& text)
-      : std::runtime_error(std::string(name(code)) + ": " + text), code_(code) {}
+      : std::runtime_error(std::string(name(code)).append(": ").append(text)), code_(code) {}
   Code code() const { return code_; }
 
  private:
@@ -69,26 +71,31 @@ inline ErrorHandler& error_handler() {
 #if defined(__cpp_exceptions)
   throw Error(code, text);
 #else
-  error_handler()(code, (std::string(name(code)) + ": " + text).c_str());
+  error_handler()(code, std::string(name(code)).append(": ").append(text).c_str());
   std::abort();
 #endif
 }
 
 namespace detail {
 
-/// Shortest text of a number that names it; independent of the locale's separators for integers.
+/// A number as text, the same in every locale.
 template <class T>
 std::string text(T value) {
   if constexpr (std::is_floating_point_v<T>) {
     char buffer[40];
-    std::snprintf(buffer, sizeof buffer, "%g", static_cast<double>(value));
-    return buffer;
+    return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::general, 6).ptr};
   } else {
     return std::to_string(value);
   }
 }
+/// One text of several. (Chains of operator+ set off false alarms of GCC 12 in the program that includes us.)
+inline std::string join(std::initializer_list<std::string_view> parts) {
+  std::string all;
+  for (const std::string_view part : parts) all.append(part);
+  return all;
+}
 inline std::string shape_text(Index rows, Index cols) {
-  return std::string("[") + text(rows) + ", " + text(cols) + "]";
+  return join({"[", text(rows), ", ", text(cols), "]"});
 }
 
 /// A view has memory, a sane stride, and the wanted shape; -1 accepts any size.
@@ -97,32 +104,31 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
   const bool fits = (rows < 0 || view.rows == rows) && (cols < 0 || view.cols == cols);
   if (!fits || view.rows < 0 || view.cols < 0) {
     const auto wanted = [](Index n) { return n < 0 ? std::string("any") : text(n); };
-    fail(Code::shape_mismatch, std::string(argument) + " is " + shape_text(view.rows, view.cols) +
-                                   ", wanted [" + wanted(rows) + ", " + wanted(cols) + "]");
+    fail(Code::shape_mismatch, join({argument, " is ", shape_text(view.rows, view.cols), ", wanted [",
+                                     wanted(rows), ", ", wanted(cols), "]"}));
   }
   if (view.empty()) return;
-  if (view.data == nullptr) fail(Code::null_pointer, std::string(argument) + " has a shape but no memory");
+  if (view.data == nullptr) fail(Code::null_pointer, join({argument, " has a shape but no memory"}));
   constexpr Index most = std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(*view.data));
   if (view.rows > most / view.cols)
-    fail(Code::too_large, std::string(argument) + " is " + shape_text(view.rows, view.cols) +
-                              ", which does not fit in memory");
-  if (view.rows > 1 && view.stride > most / view.rows)
-    fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at most " +
-                               text(most / view.rows) + " for its " + text(view.rows) + " rows");
-  if (view.rows > 1 && view.stride < view.cols)
-    fail(Code::bad_stride, std::string(argument) + " has stride " + text(view.stride) + ", wanted at least " +
-                               text(view.cols) + " (its columns)");
+    fail(Code::too_large,
+         join({argument, " is ", shape_text(view.rows, view.cols), ", which does not fit in memory"}));
+  if (view.rows == 1) return;
+  if (view.stride > most / view.rows)
+    fail(Code::bad_stride, join({argument, " has stride ", text(view.stride), ", wanted at most ",
+                                 text(most / view.rows), " for its ", text(view.rows), " rows"}));
+  if (view.stride < view.cols)
+    fail(Code::bad_stride, join({argument, " has stride ", text(view.stride), ", wanted at least ",
+                                 text(view.cols), " (its columns)"}));
 }
 
 inline void expect_size(std::string_view argument, std::size_t got, Index wanted) {
   if (got != static_cast<std::size_t>(wanted))
-    fail(Code::shape_mismatch,
-         std::string(argument) + " has " + text(got) + " numbers, wanted " + text(wanted));
+    fail(Code::shape_mismatch, join({argument, " has ", text(got), " numbers, wanted ", text(wanted)}));
 }
 
 inline void expect_range(bool inside, std::string_view setting, double got, std::string_view wanted) {
-  if (!inside)
-    fail(Code::config_range, std::string(setting) + " is " + text(got) + ", wanted " + std::string(wanted));
+  if (!inside) fail(Code::config_range, join({setting, " is ", text(got), ", wanted ", wanted}));
 }
 
 /// True where a setting is a finite number in the scalar S too.
@@ -158,9 +164,7 @@ bool overlap(const A& a, const B& b) {
 template <class A, class B, class... More>
 void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b,
                   const More&... more) {
-  if (overlap(a, b))
-    fail(Code::aliased,
-         std::string(a_name) + " overlaps " + std::string(b_name) + ", wanted memory of its own");
+  if (overlap(a, b)) fail(Code::aliased, join({a_name, " overlaps ", b_name, ", wanted memory of its own"}));
   if constexpr (sizeof...(more) > 0) expect_apart(a_name, a, more...);
 }
 

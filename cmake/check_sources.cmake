@@ -130,6 +130,16 @@ foreach(folder include tests bench examples)
   endforeach()
 endforeach()
 
+# The README's first example is the program itself.
+if(EXISTS ${ROOT}/README.md)
+  file(READ ${ROOT}/README.md readme)
+  file(READ ${ROOT}/examples/quickstart.cpp quickstart)
+  string(FIND "${readme}" "${quickstart}" at)
+  if(at EQUAL -1)
+    fault("README.md: does not show examples/quickstart.cpp as it is")
+  endif()
+endif()
+
 list(LENGTH headers count)
 if(count EQUAL 0)
   fault("no headers under ${ROOT}/include/moxie")

@@ -167,11 +167,11 @@ inline std::string routing_picture(const Job& job, const Options& o, const llama
                                    const std::vector<std::vector<moxie::RoutingStatistics>>& statistics,
                                    const std::vector<Index>& experts) {
   const auto trained = job.of_role(languages::Role::trained);
-  moxie::plot::HeatMap map{
-      .title = "Which experts each language uses",
-      .subtitle = heading(o, experts) +
-                  "; per layer the projection with most mutual information of language and expert"};
-  if (!o.data.empty()) map.title = "Which experts each task uses";
+  const std::string what = o.data.empty() ? "language" : "task";
+  moxie::plot::HeatMap map{.title = "Which experts each " + what + " uses",
+                           .subtitle = heading(o, experts) +
+                                       "; per layer the projection with most mutual information of " + what +
+                                       " and expert"};
   for (const auto& [role, title] : {std::pair{languages::Role::trained, "trained"},
                                     {languages::Role::unseen, "never trained"},
                                     {languages::Role::memory, "the base's own"}}) {

@@ -6,4 +6,6 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/cmake/setup.sh" job
 cmake -S "$root" --preset native
 cmake --build "$root/build/native" --target finetune
+# Waiting threads spin but briefly: on a busy machine a spinning one costs its partner whole time slices.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
 exec "$root/build/native/examples/finetune" "$@"

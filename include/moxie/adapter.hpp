@@ -156,7 +156,7 @@ class MoeAdapter {
                              .scratch = scratch,
                              .run = run});
     });
-    if (dtheta.empty()) return;
+    if (dtheta.empty() || x.rows == 0) return;
     for_blocks(experts_.blocks() + router_.blocks(), run.threads, [&](Index block, int thread) {
       S* const scratch = workspace.of_thread(thread);
       if (block < experts_.blocks())

@@ -67,7 +67,7 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
                           .scratch = workspace.of_thread(thread),
                           .run = run});
   });
-  if (dtheta.empty()) return;
+  if (dtheta.empty() || x.rows == 0) return;
   for_blocks(router.blocks(), run.threads, [&](Index block, int thread) {
     router.backward_block({.block = block,
                            .x = x,

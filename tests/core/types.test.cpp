@@ -41,8 +41,7 @@ TEST_CASE("buffers begin on cache lines", "[core]") {
 TEST_CASE("every code has a name of its own, which begins the message", "[core]") {
   const std::array codes{Code::shape_mismatch, Code::config_range, Code::state_error,   Code::aliased,
                          Code::null_pointer,   Code::bad_stride,   Code::not_mergeable, Code::router_output,
-                         Code::non_finite,     Code::name_taken,   Code::unknown_name,  Code::too_large,
-                         Code::threads_failed};
+                         Code::non_finite,     Code::name_taken,   Code::unknown_name,  Code::too_large};
   std::vector<std::string_view> names;
   for (const Code code : codes) {
     test::refused([&] { fail(code, "why"); }, code, {std::string(name(code)) + ": why"});
@@ -50,7 +49,7 @@ TEST_CASE("every code has a name of its own, which begins the message", "[core]"
     names.push_back(name(code));
   }
   CHECK(name(Code::shape_mismatch) == "ShapeMismatch");
-  CHECK(name(Code::threads_failed) == "ThreadsFailed");
+  CHECK(name(Code::too_large) == "TooLarge");
 }
 
 TEST_CASE("a routing's gradient has its shape, and absent parts", "[core]") {

@@ -32,14 +32,12 @@ enum class Code {
   name_taken,      ///< a module of that name exists
   unknown_name,    ///< no module of that name
   too_large,       ///< a size would overflow
-  threads_failed,  ///< a team of threads could not be had
 };
 
 inline std::string_view name(Code code) {
   constexpr std::string_view names[] = {"ShapeMismatch", "ConfigRange", "StateError",   "Aliased",
                                         "NullPointer",   "BadStride",   "NotMergeable", "RouterOutput",
-                                        "NonFinite",     "NameTaken",   "UnknownName",  "TooLarge",
-                                        "ThreadsFailed"};
+                                        "NonFinite",     "NameTaken",   "UnknownName",  "TooLarge"};
   return names[static_cast<std::size_t>(code)];
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/workspace.hpp>
+#include <moxie/checks.hpp>
+#include <moxie/prepared.hpp>
 
 #include <utility>
 
@@ -64,47 +65,38 @@ class MoeAdapter {
   /// y may be x itself, for inference. Throws ShapeMismatch, Aliased, RouterOutput; y is then unchanged.
   void forward(std::span<const S> theta, In<S> x, Out<S> y, Cache<S>& cache, Workspace<S>& workspace,
                const Run& run = {}, In<S> router_x = {}) const {
-    detail::expect_run<S>(run);
+    detail::check_forward(*this, x, y, run, router_x);
     detail::expect_size("theta", theta.size(), size());
-    detail::expect_shape("x", x, -1, in());
-    detail::expect_shape("y", y, x.rows, out());
-    const bool in_place = multiplicative && detail::same_place(y, x);
-    if (!in_place) detail::expect_apart("y", y, "x", x);
     detail::expect_apart("y", y, "theta", detail::as_view(theta));
-    const In<S> seen = routed_by(x, router_x);
-    detail::expect_shape("router_x", seen, x.rows, router_.in() > 0 ? router_.in() : Index{-1});
-    if (!in_place || router_x.data != nullptr) detail::expect_apart("y", y, "router_x", router_x);
-
     const std::span<const S> of_experts = theta.first(experts_size()),
                              of_router = theta.subspan(experts_size());
-    cache.tokens = -1;
-    router_.prepare(cache.routing, x.rows, run);
-    cache.h.resize(static_cast<std::size_t>(detail::checked_product("cache", x.rows, experts_.cached())));
-    workspace.reserve(run.threads, scratch_size());
-    const Out<S> h(cache.h.data(), x.rows, experts_.cached());
-    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
-      S* const scratch = workspace.of_thread(thread);
-      router_.route_rows({.theta = of_router,
-                          .x = seen.middle_rows(first, rows),
-                          .routing = cache.routing,
-                          .first = first,
-                          .scratch = scratch,
-                          .run = run});
-      experts_.forward_rows({.theta = of_experts,
-                             .x = x.middle_rows(first, rows),
-                             .y = y.middle_rows(first, rows),
-                             .h = h.middle_rows(first, rows),
-                             .routing = cache.routing,
-                             .first = first,
-                             .scratch = scratch,
-                             .run = run});
-    });
-    cache.tokens = x.rows;
-    cache.in = in();
-    cache.out = out();
-    cache.in_place = in_place;
-    cache.router_x = router_x.data != nullptr;
-    cache.run = run;
+    S* space = space_to_pack(workspace, x.rows, true);
+    const int threads = team(x.rows, size(), run.threads);
+    const auto expert_views = detail::views(experts_, of_experts.data(), x.rows, true, threads, space);
+    const auto router_views = detail::views(router_, of_router.data(), x.rows, true, threads, space);
+    run_forward(of_experts, expert_views.data(), of_router, router_views.data(), x, y, cache, workspace, run,
+                router_x);
+  }
+
+  /// The same from weights that `prepare` packed. Throws also ShapeMismatch where they are of another shape.
+  template <class W>
+  void forward(const Prepared<S, W>& weights, In<S> x, Out<S> y, Cache<S>& cache, Workspace<S>& workspace,
+               const Run& run = {}, In<S> router_x = {}) const {
+    detail::check_forward(*this, x, y, run, router_x);
+    weights.expect_of(experts_, router_);
+    const auto expert_views = weights.views(experts_, 0);
+    const auto router_views = weights.views(router_, expert_views.size());
+    run_forward(std::span<const S>{}, expert_views.data(), std::span<const S>{}, router_views.data(), x, y,
+                cache, workspace, run, router_x);
+  }
+
+  /// Packs theta for inference, stored as W (see Prepared).
+  template <class W = S>
+  requires detail::Packable<Experts> && detail::Packable<Router> Prepared<S, W> prepare(
+      std::span<const S> theta)
+  const {
+    detail::expect_size("theta", theta.size(), size());
+    return Prepared<S, W>(theta, experts_, router_);
   }
 
   /// Adds the gradients of `forward` to dx [T, in], drouter_x [T, router().in()] and dtheta; an empty one is
@@ -114,10 +106,10 @@ class MoeAdapter {
   void backward(std::span<const S> theta, In<S> x, In<S> dy, const Cache<S>& cache, Workspace<S>& workspace,
                 const Run& run, Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting = {},
                 In<S> router_x = {}, Out<S> drouter_x = {}) const {
-    check_backward(theta, x, dy, cache, run, dx, dtheta, drouting, router_x, drouter_x);
+    detail::check_backward(*this, theta, x, dy, cache, run, dx, dtheta, drouting, router_x, drouter_x);
     if (&drouting == &workspace.drouting)
       fail(Code::aliased, "drouting is the workspace's own, where backward writes, wanted a copy of it");
-    const In<S> seen = routed_by(x, router_x);
+    const In<S> seen = detail::routed_by(x, router_x);
     const Out<S> dseen = router_x.data == nullptr ? dx : drouter_x;
     const std::span<const S> of_experts = theta.first(experts_size()),
                              of_router = theta.subspan(experts_size());
@@ -126,14 +118,21 @@ class MoeAdapter {
     gradient.resize(routing.tokens(), routing.experts, routing.rows_per_token, 0, !routing.noisy.empty());
     workspace.factors.resize(
         static_cast<std::size_t>(detail::checked_product("workspace", x.rows, experts_.factors())));
-    workspace.reserve(run.threads, scratch_size());
+    S* space = space_to_pack(workspace, x.rows, false);
+    const int threads = team(x.rows, size(), run.threads);
+    const auto expert_views = detail::views(experts_, of_experts.data(), x.rows, false, threads, space);
+    const auto router_views = detail::views(router_, of_router.data(), x.rows, false, threads, space);
+    const bool sorted = !dtheta.empty() && sorts_tokens(routing);
+    reserve(workspace, run.threads,
+            sorted ? detail::ByExpert::size(routing.rows, routing.experts, routing.max_chosen) : 0);
     const Out<S> factors(workspace.factors.data(), x.rows, experts_.factors());
     const In<S> h(cache.h.data(), x.rows, experts_.cached());
 
-    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
+    for_tiles(x.rows, row_bytes(), threads, [&](Index first, Index rows, int thread) {
       S* const scratch = workspace.of_thread(thread);
       copy_rows(drouting, gradient, first, rows);
       experts_.backward_rows({.theta = of_experts,
+                              .weights = expert_views.data(),
                               .x = x.middle_rows(first, rows),
                               .dy = dy.middle_rows(first, rows),
                               .dx = part(dx, first, rows),
@@ -143,21 +142,26 @@ class MoeAdapter {
                               .drouting = gradient,
                               .first = first,
                               .scratch = scratch,
+                              .lists = workspace.lists_of_thread(thread),
                               .run = run});
       for_rows(first, rows, [&](std::size_t at) {
         if (!drouting.gates.empty()) gradient.gates[at] += drouting.gates[at];
       });
       router_.backward_rows({.theta = of_router,
+                             .weights = router_views.data(),
                              .x = seen.middle_rows(first, rows),
                              .dx = part(dseen, first, rows),
                              .routing = routing,
                              .drouting = gradient,
                              .first = first,
                              .scratch = scratch,
+                             .lists = nullptr,
                              .run = run});
     });
     if (dtheta.empty() || x.rows == 0) return;
-    for_blocks(experts_.blocks() + router_.blocks(), run.threads, [&](Index block, int thread) {
+    int* const by_expert = workspace.lists_of_thread(run.threads);
+    if (sorted) detail::sort_by_expert(routing, 0, routing.rows, by_expert);
+    for_blocks(experts_.blocks() + router_.blocks(), threads, [&](Index block, int thread) {
       S* const scratch = workspace.of_thread(thread);
       if (block < experts_.blocks())
         experts_.backward_block({.block = block,
@@ -168,6 +172,7 @@ class MoeAdapter {
                                  .drouting = gradient,
                                  .dtheta = dtheta.first(experts_size()),
                                  .scratch = scratch,
+                                 .by_expert = by_expert,
                                  .run = run});
       else
         router_.backward_block({.block = block - experts_.blocks(),
@@ -176,14 +181,93 @@ class MoeAdapter {
                                 .drouting = gradient,
                                 .dtheta = dtheta.subspan(experts_size()),
                                 .scratch = scratch,
+                                .by_expert = nullptr,
                                 .run = run});
     });
   }
 
  private:
   std::size_t experts_size() const { return static_cast<std::size_t>(experts_.size()); }
-  Index scratch_size() const { return std::max(experts_.scratch(tile_tokens), router_.scratch(tile_tokens)); }
-  static In<S> routed_by(In<S> x, In<S> router_x) { return router_x.data == nullptr ? x : router_x; }
+  Index row_bytes() const { return (in() + out()) * static_cast<Index>(sizeof(S)); }
+
+  /// Scratch for every thread, and `whole` integers behind their lists.
+  void reserve(Workspace<S>& workspace, int threads, Index whole) const {
+    Index lists = 0;
+    if constexpr (requires { experts_.lists(tile_tokens); }) lists = experts_.lists(tile_tokens);
+    workspace.reserve(threads, std::max(experts_.scratch(tile_tokens), router_.scratch(tile_tokens)), lists,
+                      whole);
+  }
+  S* space_to_pack(Workspace<S>& workspace, Index tokens, bool forward) const {
+    workspace.grow(workspace.packed, detail::packed_size<S>(experts_, tokens, forward) +
+                                         detail::packed_size<S>(router_, tokens, forward));
+    return workspace.packed.data();
+  }
+  /// Tokens too few to share out: then the threads share the rows and columns of the weights.
+  static bool shares_weights(Index tokens, int threads, const Run& run) {
+    return requires { Experts::stages; }
+    &&threads > 1 && tokens < std::min(4 * Index{threads}, tile_tokens) && !run.training;
+  }
+  bool sorts_tokens(const Routing<S>& routing) const {
+    if constexpr (requires { experts_.grouped(routing); })
+      return experts_.grouped(routing);
+    else
+      return false;
+  }
+
+  template <class W>
+  void run_forward(std::span<const S> of_experts, const kernels::Panels<W>* expert_views,
+                   std::span<const S> of_router, const kernels::Panels<W>* router_views, In<S> x, Out<S> y,
+                   Cache<S>& cache, Workspace<S>& workspace, const Run& run, In<S> router_x) const {
+    const In<S> seen = detail::routed_by(x, router_x);
+    cache.tokens = -1;
+    router_.prepare(cache.routing, x.rows, run);
+    cache.h.resize(static_cast<std::size_t>(detail::checked_product("cache", x.rows, experts_.cached())));
+    reserve(workspace, run.threads, 0);
+    const Out<S> h(cache.h.data(), x.rows, experts_.cached());
+    const auto route = [&](Index first, Index rows, int thread) {
+      router_.route_rows(ForwardTile<S, W>{.theta = of_router,
+                                           .weights = router_views,
+                                           .x = seen.middle_rows(first, rows),
+                                           .routing = cache.routing,
+                                           .first = first,
+                                           .scratch = workspace.of_thread(thread),
+                                           .lists = nullptr,
+                                           .run = run});
+    };
+    const auto expert_tile = [&](Index first, Index rows, int thread) {
+      return ForwardTile<S, W>{.theta = of_experts,
+                               .weights = expert_views,
+                               .x = x.middle_rows(first, rows),
+                               .y = y.middle_rows(first, rows),
+                               .h = h.middle_rows(first, rows),
+                               .routing = cache.routing,
+                               .first = first,
+                               .scratch = workspace.of_thread(thread),
+                               .lists = workspace.lists_of_thread(thread),
+                               .run = run};
+    };
+    const int threads = team(x.rows, size(), run.threads);
+    if (shares_weights(x.rows, threads, run)) {
+      route(0, x.rows, 0);
+      if constexpr (requires { Experts::stages; })
+        for (int stage = 0; stage < Experts::stages; ++stage)
+          for_blocks(threads, threads, [&, tile = expert_tile(0, x.rows, 0)](Index part, int) {
+            experts_.forward_part(tile, stage, part, threads);
+          });
+    } else {
+      for_tiles(x.rows, row_bytes(), threads, [&](Index first, Index rows, int thread) {
+        route(first, rows, thread);
+        experts_.forward_rows(expert_tile(first, rows, thread));
+      });
+    }
+    cache.tokens = x.rows;
+    cache.in = in();
+    cache.out = out();
+    cache.in_place = multiplicative && detail::same_place(y, x);
+    cache.router_x = router_x.data != nullptr;
+    cache.run = run;
+  }
+
   static Out<S> part(Out<S> whole, Index first, Index rows) {
     return whole.empty() ? Out<S>() : whole.middle_rows(first, rows);
   }
@@ -204,52 +288,6 @@ class MoeAdapter {
       if (target.empty()) continue;
       for_rows(first, rows, [&](std::size_t at) { target[at] = source.empty() ? S(0) : source[at]; });
     }
-  }
-
-  void check_backward(std::span<const S> theta, In<S> x, In<S> dy, const Cache<S>& cache, const Run& run,
-                      Out<S> dx, std::span<S> dtheta, const Routing<S>& drouting, In<S> router_x,
-                      Out<S> drouter_x) const {
-    detail::expect_run<S>(run);
-    const auto refuse = [](const std::string& what) { fail(Code::state_error, "backward " + what); };
-    if (cache.tokens < 0) refuse("before forward: the cache is empty");
-    if (cache.in != in() || cache.out != out() || cache.run.module != run.module ||
-        cache.h.size() != static_cast<std::size_t>(cache.tokens * experts_.cached()) ||
-        cache.routing.experts != experts_.experts() ||
-        cache.routing.rows_per_token != experts_.rows_per_token())
-      refuse("with another module's cache");
-    if (cache.tokens != x.rows)
-      refuse("of " + detail::text(x.rows) + " tokens with the cache of " + detail::text(cache.tokens));
-    if (router_.in() > 0 && x.rows > 0 && cache.router_x != (router_x.data != nullptr))
-      refuse(cache.router_x ? "without the router_x that forward had"
-                            : "with a router_x that forward did not have");
-    if (cache.in_place) refuse("after a forward that wrote y over x: keep x when training");
-    if (cache.run.training != run.training || cache.run.seed != run.seed || cache.run.step != run.step ||
-        cache.run.first_token != run.first_token || cache.run.scale != run.scale)
-      refuse(
-          "with another run than forward's (training, seed, step, first_token and scale must be the same)");
-    const Routing<S>& routing = cache.routing;
-    detail::expect_routing("the cache's routing", routing, x.rows * experts_.rows_per_token(),
-                           experts_.experts(), experts_.rows_per_token());
-    if (router_.in() > 0) detail::expect_size("the cache's probs", routing.probs.size(), routing.size());
-    if constexpr (requires { router_.expect_routed(routing, run); }) router_.expect_routed(routing, run);
-    detail::expect_size("theta", theta.size(), size());
-    if (!dtheta.empty()) detail::expect_size("dtheta", dtheta.size(), size());
-    detail::expect_shape("x", x, -1, in());
-    detail::expect_shape("dy", dy, x.rows, out());
-    if (dx.data != nullptr) detail::expect_shape("dx", dx, x.rows, in());
-    const In<S> seen = routed_by(x, router_x);
-    detail::expect_shape("router_x", seen, x.rows, router_.in() > 0 ? router_.in() : Index{-1});
-    if (drouter_x.data != nullptr) detail::expect_shape("drouter_x", drouter_x, seen.rows, seen.cols);
-    for (const Buffer<S>* buffer :
-         {&drouting.logits, &drouting.probs, &drouting.gates, &drouting.noisy, &drouting.noise_scale})
-      if (!buffer->empty()) detail::expect_size("a part of drouting", buffer->size(), cache.routing.size());
-    const In<S> weights = detail::as_view(theta);
-    detail::expect_apart("dx", dx, "x", x, "dy", dy, "router_x", router_x, "drouter_x", drouter_x);
-    detail::expect_apart("drouter_x", drouter_x, "router_x", router_x, "x", x, "dy", dy);
-    detail::expect_apart("dtheta", detail::as_view(dtheta), "theta", weights, "x", x, "dy", dy, "dx", dx,
-                         "router_x", router_x, "drouter_x", drouter_x);
-    detail::expect_apart("dx", dx, "theta", weights);
-    detail::expect_apart("drouter_x", drouter_x, "theta", weights);
   }
 
   Experts experts_;

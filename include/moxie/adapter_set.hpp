@@ -113,30 +113,30 @@ class AdapterSet {
   /// As MoeAdapter::forward, on the module's slice of theta.
   void forward(Module module, In<S> x, Out<S> y, Cache<S>& cache, Workspace<S>& workspace,
                const Run& run = {}, In<S> router_x = {}) const {
-    const Entry& entry = ready(module);
-    std::visit(
-        [&](const auto& adapter) {
-          const Run own = run_of(entry, module, run);
-          if (own.scale != 0)
-            return adapter.forward(slice(theta(), entry), x, y, cache, workspace, own, router_x);
-          detail::expect_run<S>(run);
-          detail::expect_shape("x", x, -1, adapter.in());
-          detail::expect_shape("y", y, x.rows, adapter.out());
-          detail::expect_apart("y", y, "theta", detail::as_view(theta()));
-          if (adapter.multiplicative && !detail::same_place(y, x)) {
-            detail::expect_apart("y", y, "x", x);
-            for (Index t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, y.row(t));
-          }
-          cache.tokens = x.rows;
-          cache.in = adapter.in();
-          cache.out = adapter.out();
-          cache.in_place = false;
-          cache.run = own;
-          using Own = std::remove_cvref_t<decltype(adapter)>;
-          if constexpr (!std::same_as<typename Own::Router, GivenRouter<S>>)  // that one's is the caller's
-            cache.routing.resize(0, adapter.router().experts(), adapter.router().rows_per_token(), 0);
-        },
-        entry.adapter);
+    const std::span<const S> weights = slice(theta(), ready(module));
+    run_forward(module, weights, x, y, cache, workspace, run, router_x);
+  }
+
+  /// Packs all modules for inference, in their order (see Prepared). Later changes of theta do not reach
+  /// them.
+  template <class W = S>
+  std::vector<Prepared<S, W>> prepare() const {
+    if (!initialised_) fail(Code::state_error, "a set is used before init()");
+    std::vector<Prepared<S, W>> prepared;
+    for (const Entry& entry : entries_)
+      std::visit([&](const auto& a) { prepared.push_back(a.template prepare<W>(slice(theta(), entry))); },
+                 entry.adapter);
+    return prepared;
+  }
+  /// As MoeAdapter::forward, on the module's weights of `prepare`. Throws ShapeMismatch where there are not
+  /// as many as modules.
+  template <class W>
+  void forward(const std::vector<Prepared<S, W>>& prepared, Module module, In<S> x, Out<S> y, Cache<S>& cache,
+               Workspace<S>& workspace, const Run& run = {}, In<S> router_x = {}) const {
+    ready(module);
+    detail::expect_size("prepared", prepared.size(), modules());
+    run_forward(module, prepared[static_cast<std::size_t>(module.index)], x, y, cache, workspace, run,
+                router_x);
   }
 
   /// As MoeAdapter::backward; dtheta is of the whole set, or empty.
@@ -168,6 +168,33 @@ class AdapterSet {
   }
 
  private:
+  template <class Weights>
+  void run_forward(Module module, const Weights& weights, In<S> x, Out<S> y, Cache<S>& cache,
+                   Workspace<S>& workspace, const Run& run, In<S> router_x) const {
+    const Entry& entry = at(module);
+    std::visit(
+        [&](const auto& adapter) {
+          const Run own = run_of(entry, module, run);
+          if (own.scale != 0) return adapter.forward(weights, x, y, cache, workspace, own, router_x);
+          detail::expect_run<S>(run);
+          detail::expect_shape("x", x, -1, adapter.in());
+          detail::expect_shape("y", y, x.rows, adapter.out());
+          detail::expect_apart("y", y, "theta", detail::as_view(theta()));
+          if (adapter.multiplicative && !detail::same_place(y, x)) {
+            detail::expect_apart("y", y, "x", x);
+            for (Index t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, y.row(t));
+          }
+          cache.tokens = x.rows;
+          cache.in = adapter.in();
+          cache.out = adapter.out();
+          cache.in_place = false;
+          cache.run = own;
+          using Own = std::remove_cvref_t<decltype(adapter)>;
+          if constexpr (!std::same_as<typename Own::Router, GivenRouter<S>>)  // that one's is the caller's
+            cache.routing.resize(0, adapter.router().experts(), adapter.router().rows_per_token(), 0);
+        },
+        entry.adapter);
+  }
   const Entry& ready(Module module) const {
     if (!initialised_) fail(Code::state_error, "a set is used before init()");
     return at(module);

@@ -5,6 +5,7 @@
 #include <moxie/core/parallel.hpp>
 #include <moxie/core/random.hpp>
 #include <moxie/core/routing.hpp>
+#include <moxie/kernels/panels.hpp>
 
 #include <concepts>
 #include <cstdint>
@@ -14,16 +15,18 @@
 namespace moxie::inline MOXIE_ABI {
 
 /// A tile of tokens on its way forward. An adapter hands it first to the router, which fills the routing's
-/// rows, then to the experts, which read them.
-template <Scalar S>
+/// rows, then to the experts, which read them. W is how the weights are stored.
+template <Scalar S, class W = S>
 struct ForwardTile {
-  std::span<const S> theta;  ///< of this part alone
-  In<S> x;                   ///< [tile, in] what this part reads
-  Out<S> y = {};             ///< [tile, out] experts only: added to (LoRA) or written (IA3)
-  Out<S> h = {};             ///< [tile, cached()] experts only: kept for backward
-  Routing<S>& routing;       ///< of the whole call
-  Index first;               ///< number of the tile's first token in the call
-  S* scratch;                ///< scratch(tile) scalars of this thread
+  std::span<const S> theta;                     ///< of this part alone; empty where it was prepared
+  const kernels::Panels<W>* weights = nullptr;  ///< this part's matrices(), where it has them
+  In<S> x;                                      ///< [tile, in] what this part reads
+  Out<S> y = {};        ///< [tile, out] experts only: added to (LoRA) or written (IA3)
+  Out<S> h = {};        ///< [tile, cached()] experts only: kept for backward
+  Routing<S>& routing;  ///< of the whole call
+  Index first;          ///< number of the tile's first token in the call
+  S* scratch;           ///< scratch(tile) scalars of this thread
+  int* lists;           ///< lists(tile) integers of this thread, where the part asks for them
   const Run& run;
 };
 
@@ -32,6 +35,7 @@ struct ForwardTile {
 template <Scalar S>
 struct BackwardTile {
   std::span<const S> theta;
+  const kernels::Panels<S>* weights = nullptr;
   In<S> x;                    ///< as forward
   In<S> dy = {};              ///< [tile, out] experts only
   Out<S> dx = {};             ///< [tile, in] added to once; empty: not wanted
@@ -41,11 +45,12 @@ struct BackwardTile {
   Routing<S>& drouting;       ///< of the whole call, all parts present
   Index first;
   S* scratch;
+  int* lists;
   const Run& run;
 };
 
 /// Columns of a weight gradient in one block of a stock part.
-inline constexpr Index block_columns = 64;
+inline constexpr Index block_columns = kernels::panel_columns;
 
 namespace detail {
 constexpr Index column_blocks(Index columns) { return (columns + block_columns - 1) / block_columns; }
@@ -63,6 +68,7 @@ struct BackwardBlock {
   const Routing<S>& drouting;
   std::span<S> dtheta;  ///< of this part alone; added to once
   S* scratch;
+  const int* by_expert;  ///< tokens of each expert, where the part is `grouped`
   const Run& run;
 };
 

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <moxie/adapter.hpp>
-#include <moxie/kernels/packet.hpp>
+#include <moxie/kernels/combine.hpp>
+#include <moxie/kernels/dot.hpp>
 #include <moxie/routers/uniform.hpp>
 
 namespace moxie::inline MOXIE_ABI {
@@ -51,27 +52,16 @@ class AdaptedLinear {
   /// y [T, out] is written from x [T, in]. Throws ShapeMismatch, Aliased.
   void forward(std::span<const S> theta, In<S> x, Out<S> y, LinearCache<S>& cache, Workspace<S>& workspace,
                const Run& run = {}) const {
-    detail::expect_run<S>(run);
     detail::expect_size("theta", theta.size(), adapter_.size());
-    detail::expect_shape("x", x, -1, in());
-    detail::expect_shape("y", y, x.rows, out());
-    detail::expect_apart("y", y, "x", x, "theta", detail::as_view(theta), "the layer's weight", weight_,
-                         "the layer's bias", bias_);
-    adapter_.router().prepare(cache.adapter.routing, x.rows,
-                              run);  // a bad given routing is refused before y is written
-    if constexpr (!Adapter::multiplicative) {
-      base(x, y, run);
-      adapter_.forward(theta, x, y, cache.adapter, workspace, run);
-    } else {
-      const Out<S> activation = activation_of(cache, x.rows);
-      if (site_ == Site::input) {
-        adapter_.forward(theta, x, activation, cache.adapter, workspace, run);
-        base(activation, y, run);
-      } else {
-        base(x, activation, run);
-        adapter_.forward(theta, activation, y, cache.adapter, workspace, run);
-      }
-    }
+    detail::expect_apart("y", y, "theta", detail::as_view(theta));
+    run_forward(theta, x, y, cache, workspace, run);
+  }
+  /// The same from weights that the adapter's `prepare` packed.
+  template <class W>
+  void forward(const Prepared<S, W>& weights, In<S> x, Out<S> y, LinearCache<S>& cache,
+               Workspace<S>& workspace, const Run& run = {}) const {
+    weights.expect_of(adapter_.experts(), adapter_.router());
+    run_forward(weights, x, y, cache, workspace, run);
   }
 
   /// Adds to dx [T, in] (empty: not wanted) and dtheta; W and b are frozen. The base's part of dx is dy W.
@@ -149,6 +139,30 @@ class AdaptedLinear {
       return adapter_.experts().config().bias;
   }
 
+  template <class Weights>
+  void run_forward(const Weights& weights, In<S> x, Out<S> y, LinearCache<S>& cache, Workspace<S>& workspace,
+                   const Run& run) const {
+    detail::expect_run<S>(run);
+    detail::expect_shape("x", x, -1, in());
+    detail::expect_shape("y", y, x.rows, out());
+    detail::expect_apart("y", y, "x", x, "the layer's weight", weight_, "the layer's bias", bias_);
+    // A bad given routing is refused before y is written.
+    adapter_.router().prepare(cache.adapter.routing, x.rows, run);
+    if constexpr (!Adapter::multiplicative) {
+      base(x, y, run);
+      adapter_.forward(weights, x, y, cache.adapter, workspace, run);
+    } else {
+      const Out<S> activation = activation_of(cache, x.rows);
+      if (site_ == Site::input) {
+        adapter_.forward(weights, x, activation, cache.adapter, workspace, run);
+        base(activation, y, run);
+      } else {
+        base(x, activation, run);
+        adapter_.forward(weights, activation, y, cache.adapter, workspace, run);
+      }
+    }
+  }
+
   Out<S> activation_of(LinearCache<S>& cache, Index tokens) const {
     cache.activation.resize(static_cast<std::size_t>(tokens * adapter_.in()));
     return {cache.activation.data(), tokens, adapter_.in()};
@@ -156,21 +170,23 @@ class AdaptedLinear {
 
   /// y = x W^T + b
   void base(In<S> x, Out<S> y, const Run& run) const {
-    for_tiles(x.rows, run.threads, [&](Index first, Index rows, int) {
-      kernels::dot(x.row(first), x.stride, rows, weight_.data, weight_.stride, out(), in(), y.row(first),
-                   y.stride);
-      for (Index t = first; bias_.data != nullptr && t < first + rows; ++t)
-        for (Index o = 0; o < out(); ++o) y.row(t)[o] += bias_.data[o];
-    });
+    for_tiles(x.rows, (in() + out()) * Index{sizeof(S)}, team(x.rows, in() * out(), run.threads),
+              [&](Index first, Index rows, int) {
+                kernels::dot(x.middle_rows(first, rows), kernels::Panels<S>(weight_),
+                             y.middle_rows(first, rows));
+                for (Index t = first; bias_.data != nullptr && t < first + rows; ++t)
+                  for (Index o = 0; o < out(); ++o) y.row(t)[o] += bias_.data[o];
+              });
   }
 
   /// dx += dy W
   void base_backward(In<S> dy, Out<S> dx, const Run& run) const {
     if (dx.empty()) return;
-    for_tiles(dy.rows, run.threads, [&](Index first, Index rows, int) {
-      kernels::combine(kernels::Into::add, dy.row(first), dy.stride, 1, rows, out(), weight_.data,
-                       weight_.stride, in(), dx.row(first), dx.stride);
-    });
+    for_tiles(dy.rows, (in() + out()) * Index{sizeof(S)}, team(dy.rows, in() * out(), run.threads),
+              [&](Index first, Index rows, int) {
+                kernels::combine(kernels::Into::add, {dy.row(first), dy.stride, 1},
+                                 kernels::Panels<S>(weight_), dx.middle_rows(first, rows));
+              });
   }
 
   void merge_lora(std::span<const S> theta, Out<S> weight, Out<S> bias) const {
@@ -184,13 +200,13 @@ class AdaptedLinear {
       for (Index j = bank.begin(e); j < bank.begin(e + 1); ++j)
         for (Index o = 0; o < out(); ++o)
           c[static_cast<std::size_t>(j * out() + o)] = (bank.scale(e) * gate) * b[j * out() + o];
-    kernels::combine(kernels::Into::add, c.data(), 1, out(), out(), bank.total_rank(), a, in(), in(),
-                     weight.data, weight.stride);
+    kernels::combine(kernels::Into::add, {c.data(), 1, out()},
+                     kernels::Panels<S>(a, bank.total_rank(), in(), in()), weight);
     if (!has_bias()) return;
     Buffer<S> gates;
     for (Index e = 0; e < bank.experts(); ++e) gates.push_back(bank.scale(e) * gate);
-    kernels::combine(kernels::Into::add, gates.data(), bank.experts(), 1, 1, bank.experts(), biases, out(),
-                     out(), bias.data, out());
+    kernels::combine(kernels::Into::add, {gates.data(), bank.experts(), 1},
+                     kernels::Panels<S>(biases, bank.experts(), out(), out()), Out<S>(bias.data, 1, out()));
   }
 
   void merge_vectors(std::span<const S> theta, Out<S> weight, Out<S> bias) const {
@@ -199,8 +215,9 @@ class AdaptedLinear {
     Buffer<S> s(static_cast<std::size_t>(bank.in())),
         gates(static_cast<std::size_t>(experts), S(1) / static_cast<S>(experts));
     for (Index h = 0; h < heads; ++h)
-      kernels::combine(kernels::Into::set, gates.data(), experts, 1, 1, experts,
-                       theta.data() + h * experts * d, d, d, s.data() + h * d, d);
+      kernels::combine(kernels::Into::set, {gates.data(), experts, 1},
+                       kernels::Panels<S>(theta.data() + h * experts * d, experts, d, d),
+                       Out<S>(s.data() + h * d, 1, d));
     for (Index o = 0; o < out(); ++o)
       for (Index i = 0; i < in(); ++i)
         weight.row(o)[i] *= s[static_cast<std::size_t>(site_ == Site::output ? o : i)];

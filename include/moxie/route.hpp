@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/workspace.hpp>
+#include <moxie/prepared.hpp>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -15,15 +15,19 @@ void route(const R& router, std::span<const typename R::Scalar> theta, In<typena
   detail::expect_size("theta", theta.size(), router.size());
   detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
   router.prepare(routing, x.rows, run);
+  const auto views = detail::unpacked_views(router, theta.data());
   workspace.reserve(run.threads, router.scratch(tile_tokens));
-  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
-    router.route_rows({.theta = theta,
-                       .x = x.middle_rows(first, rows),
-                       .routing = routing,
-                       .first = first,
-                       .scratch = workspace.of_thread(thread),
-                       .run = run});
-  });
+  for_tiles(x.rows, x.cols * Index{sizeof(typename R::Scalar)}, team(x.rows, router.size(), run.threads),
+            [&](Index first, Index rows, int thread) {
+              router.route_rows(ForwardTile<typename R::Scalar>{.theta = theta,
+                                                                .weights = views.data(),
+                                                                .x = x.middle_rows(first, rows),
+                                                                .routing = routing,
+                                                                .first = first,
+                                                                .scratch = workspace.of_thread(thread),
+                                                                .lists = nullptr,
+                                                                .run = run});
+            });
 }
 
 /// Backward of `route`: adds to dx [T, router.in()] and dtheta (empty: not wanted). `gradient` brings the
@@ -56,25 +60,30 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   for (const auto which : {&Routing<S>::logits, &Routing<S>::probs, &Routing<S>::gates}) gradient.part(which);
   if (!routing.noisy.empty())
     for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);
+  const auto views = detail::unpacked_views(router, theta.data());
   workspace.reserve(run.threads, router.scratch(tile_tokens));
-  for_tiles(x.rows, run.threads, [&](Index first, Index rows, int thread) {
-    router.backward_rows({.theta = theta,
-                          .x = x.middle_rows(first, rows),
-                          .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
-                          .routing = routing,
-                          .drouting = gradient,
-                          .first = first,
-                          .scratch = workspace.of_thread(thread),
-                          .run = run});
-  });
+  for_tiles(x.rows, x.cols * Index{sizeof(typename R::Scalar)}, team(x.rows, router.size(), run.threads),
+            [&](Index first, Index rows, int thread) {
+              router.backward_rows({.theta = theta,
+                                    .weights = views.data(),
+                                    .x = x.middle_rows(first, rows),
+                                    .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
+                                    .routing = routing,
+                                    .drouting = gradient,
+                                    .first = first,
+                                    .scratch = workspace.of_thread(thread),
+                                    .lists = nullptr,
+                                    .run = run});
+            });
   if (dtheta.empty() || x.rows == 0) return;
-  for_blocks(router.blocks(), run.threads, [&](Index block, int thread) {
+  for_blocks(router.blocks(), team(x.rows, router.size(), run.threads), [&](Index block, int thread) {
     router.backward_block({.block = block,
                            .x = x,
                            .routing = routing,
                            .drouting = gradient,
                            .dtheta = dtheta,
                            .scratch = workspace.of_thread(thread),
+                           .by_expert = nullptr,
                            .run = run});
   });
 }

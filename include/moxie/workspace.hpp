@@ -26,14 +26,25 @@ struct Workspace {
   Buffer<S> factors;    ///< what the weight gradients need per token
   Buffer<S> scratch;    ///< `stride` scalars per thread
   Index stride = 0;
+  Buffer<S> packed;   ///< weights in panels, for one pass
+  Buffer<int> lists;  ///< `lists_stride` integers per thread, then the tokens by expert of a whole call
+  Index lists_stride = 0;
 
   S* of_thread(int thread) { return scratch.data() + thread * stride; }
 
-  /// Space for `threads` times `scalars`, each on cache lines of its own.
-  void reserve(int threads, Index scalars) {
+  int* lists_of_thread(int thread) { return lists.data() + thread * lists_stride; }
+
+  /// Space for `threads` times `scalars` and `integers`, each on cache lines of its own, and `whole` integers
+  /// behind them.
+  void reserve(int threads, Index scalars, Index integers = 0, Index whole = 0) {
     stride = (scalars + 31) / 16 * 16;
-    const auto all = static_cast<std::size_t>(detail::checked_product("workspace", stride, threads));
-    if (scratch.size() < all) scratch.resize(all);
+    lists_stride = integers == 0 ? 0 : (integers + 31) / 16 * 16;
+    grow(scratch, detail::checked_product("workspace", stride, threads));
+    grow(lists, detail::checked_product("workspace", lists_stride, threads) + whole);
+  }
+  template <class T>
+  static void grow(Buffer<T>& buffer, Index size) {
+    if (std::ssize(buffer) < size) buffer.resize(static_cast<std::size_t>(size));
   }
 };
 

@@ -4,7 +4,8 @@
 #include "support/naive.hpp"
 #include "support/random.hpp"
 
-#include <moxie/kernels/packet.hpp>
+#include <moxie/kernels/combine.hpp>
+#include <moxie/kernels/dot.hpp>
 
 #include <cstring>
 
@@ -34,6 +35,8 @@ struct Rows {
   const S* data() const { return memory.data() + shift; }
   S& at(Index r, Index c) { return data()[r * stride + c]; }
   const S& at(Index r, Index c) const { return data()[r * stride + c]; }
+  In<S> in() const { return {data(), rows, cols, stride}; }
+  Out<S> out() { return {data(), rows, cols, stride}; }
   void fill(Rng& rng) {
     for (Index r = 0; r < rows; ++r)
       for (Index c = 0; c < cols; ++c) at(r, c) = static_cast<S>(rng.uniform(-1, 1));
@@ -63,12 +66,11 @@ bool same(const Rows<S>& a, Index a_row, const Rows<S>& b, Index b_row) {
 
 template <class S>
 void dot(const Rows<S>& x, const Rows<S>& a, Rows<S>& h) {
-  kernels::dot(x.data(), x.stride, x.rows, a.data(), a.stride, a.rows, a.cols, h.data(), h.stride);
+  kernels::dot(x.in(), kernels::Panels<S>(a.in()), h.out());
 }
 template <class S>
 void combine(Into into, const Rows<S>& c, const Rows<S>& m, Rows<S>& out) {
-  kernels::combine(into, c.data(), c.stride, 1, c.rows, m.rows, m.data(), m.stride, m.cols, out.data(),
-                   out.stride);
+  kernels::combine(into, {c.data(), c.stride, 1}, kernels::Panels<S>(m.in()), out.out());
 }
 
 }  // namespace
@@ -143,8 +145,8 @@ TEMPLATE_TEST_CASE("combine reads its weights through any two strides", "[kernel
     for (Index r = 0; r < rows; ++r)
       for (Index k = 0; k < 19; ++k) transposed.at(k, r) = c.at(r, k);
     combine(Into::set, c, m, out);
-    kernels::combine(Into::set, transposed.data(), Index{1}, transposed.stride, rows, Index{19}, m.data(),
-                     m.stride, Index{37}, other.data(), other.stride);
+    kernels::combine(Into::set, {transposed.data(), 1, transposed.stride}, kernels::Panels<S>(m.in()),
+                     other.out());
     for (Index r = 0; r < rows; ++r) CHECK(same(out, r, other, r));
   }
 }
@@ -223,16 +225,15 @@ TEMPLATE_TEST_CASE("columns computed by themselves have the same bits", "[kernel
   bool same_columns = true;
   for (const auto& [first, width] : {std::pair<Index, Index>{0, 64}, {64, 64}, {128, 72}, {3, 1}, {70, 17}}) {
     Rows<S> part(7, width);
-    kernels::combine(Into::set, c.data(), c.stride, Index{1}, Index{7}, Index{23}, m.data() + first, m.stride,
-                     width, part.data(), part.stride);
+    kernels::combine(Into::set, {c.data(), c.stride, 1},
+                     kernels::Panels<S>(m.data() + first, 23, width, m.stride), part.out());
     for (Index r = 0; r < 7; ++r)
       for (Index i = 0; i < width; ++i)
         same_columns = same_columns && part.at(r, i) == whole.at(r, first + i);
   }
   for (const auto& [first, n] : {std::pair<Index, Index>{0, 8}, {8, 11}, {5, 1}, {3, 9}}) {
     Rows<S> part(5, n);
-    kernels::dot(x.data(), x.stride, Index{5}, a.data() + first * a.stride, a.stride, n, Index{77},
-                 part.data(), part.stride);
+    kernels::dot(x.in(), kernels::Panels<S>(a.in()).middle_rows(first, n), part.out());
     for (Index t = 0; t < 5; ++t)
       for (Index j = 0; j < n; ++j) same_columns = same_columns && part.at(t, j) == h.at(t, first + j);
   }
@@ -250,8 +251,8 @@ TEMPLATE_TEST_CASE("a chain that is continued equals one go, and add adds a fini
     combine(Into::set, c, m, whole);
     for (Index r = 0; r < 7; ++r) std::fill_n(&parts.at(r, 0), cols, S(0));
     for (const auto& [first, depth] : {std::pair<Index, Index>{0, 1}, {1, 12}, {13, 17}})
-      kernels::combine(Into::chain, c.data() + first, c.stride, Index{1}, Index{7}, depth,
-                       m.data() + first * m.stride, m.stride, cols, parts.data(), parts.stride);
+      kernels::combine(Into::chain, {c.data() + first, c.stride, 1},
+                       kernels::Panels<S>(m.in()).middle_rows(first, depth), parts.out());
     for (Index r = 0; r < 7; ++r) std::copy_n(&before.at(r, 0), cols, &added.at(r, 0));
     combine(Into::add, c, m, added);
     for (Index r = 0; r < 7; ++r) {

@@ -30,22 +30,6 @@ S chain(const S* a, const S* b, Index n) {
   return sum;
 }
 
-/// p = softmax(z) of one row, the only softmax of the library. Finite logits of any size give finite p;
-/// a row with NaN or +infinity gives NaN in that row alone.
-template <Scalar S>
-void softmax(const S* z, Index n, S* p) {
-  S top = z[0];
-  for (Index e = 1; e < n; ++e) top = std::max(top, z[e]);
-  S sum = 0;
-  for (Index e = 0; e < n; ++e) {
-    // Half of each before the difference, so that logits near the end of the range do not overflow.
-    const S below = S(0.5) * z[e] - S(0.5) * top;
-    p[e] = std::exp(below + below);
-    sum += p[e];
-  }
-  for (Index e = 0; e < n; ++e) p[e] /= sum;
-}
-
 /// log(sum of exp(z)) of one row.
 template <Scalar S>
 S log_sum_exp(const S* z, Index n) {

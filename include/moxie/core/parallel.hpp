@@ -45,15 +45,34 @@ void for_blocks(Index blocks, int threads, F&& f) {
   for (Index block = 0; block < blocks; ++block) f(block, 0);
 }
 
-/// Tokens that pass through a call together, few enough to stay in cache.
+/// The team for a call that multiplies each of `tokens` with `weights` scalars: below a quarter
+/// of a million multiply-adds (5 us, or 1 MB of weights for one token) waking the others costs more than they
+/// do.
+constexpr int team(Index tokens, Index weights, int threads) {
+  return tokens > 0 && weights >= (Index{1} << 18) / tokens ? threads : 1;
+}
+
+/// The most tokens that pass through a call together, few enough to stay in cache.
 inline constexpr Index tile_tokens = 64;
+
+/// Tokens of a tile, for rows of `bytes` in all: as many as fit a small second cache, 32 to 64, and as many
+/// tiles for each thread (three tiles for two threads would let one wait). No output depends on it.
+constexpr Index tile_size(Index tokens, Index bytes, int threads) {
+  constexpr Index fitting = 1 << 20, step = 4;  // whole register blocks
+  const Index most =
+      std::clamp(fitting / std::max<Index>(bytes, 1), tile_tokens / 2, tile_tokens) / step * step;
+  const Index rounds = (tokens + most * threads - 1) / (most * threads);
+  const Index tiles = std::max<Index>(rounds * threads, 1);
+  return std::clamp(((tokens + tiles - 1) / tiles + step - 1) / step * step, step, most);
+}
 
 /// Calls f(first, tokens, thread) for every tile of a call's tokens, on a team of `threads`.
 template <class F>
-void for_tiles(Index tokens, int threads, F&& f) {
-  for_blocks((tokens + tile_tokens - 1) / tile_tokens, threads, [&](Index tile, int thread) {
-    const Index first = tile * tile_tokens;
-    f(first, std::min(tile_tokens, tokens - first), thread);
+void for_tiles(Index tokens, Index bytes, int threads, F&& f) {
+  const Index size = tile_size(tokens, bytes, threads);
+  for_blocks((tokens + size - 1) / size, threads, [&](Index tile, int thread) {
+    const Index first = tile * size;
+    f(first, std::min(size, tokens - first), thread);
   });
 }
 

@@ -3,6 +3,8 @@
 
 #include <moxie/core/params.hpp>
 
+#include <algorithm>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -96,6 +98,38 @@ void expect_routing(std::string_view what, const Routing<S>& routing, Index rows
   part("probs", routing.probs.size(), routing.size(), true);
   part("noisy", routing.noisy.size(), routing.size(), true);
   part("noise_scale", routing.noise_scale.size(), routing.noisy.empty() ? 0 : routing.size(), false);
+}
+
+/// f(expert) for the chosen experts of a row, ascending.
+template <Scalar S, class F>
+void for_chosen(const Routing<S>& routing, Index row, F&& f) {
+  const int* const chosen = routing.chosen_row(row);
+  for (int j = 0; j < routing.count[static_cast<std::size_t>(row)]; ++j) f(static_cast<Index>(chosen[j]));
+}
+
+/// The rows of a call or of a tile sorted by expert: those of expert e are lists[lists[e]] up to
+/// lists[lists[e + 1]], ascending, counted from `first`.
+struct ByExpert {
+  const int* lists;
+  std::span<const int> operator[](Index e) const {
+    return {lists + lists[e], static_cast<std::size_t>(lists[e + 1] - lists[e])};
+  }
+  static Index size(Index rows, Index experts, Index chosen) { return experts + 2 + rows * chosen; }
+};
+
+/// A counting sort into `lists` of ByExpert::size integers.
+template <Scalar S>
+ByExpert sort_by_expert(const Routing<S>& routing, Index first, Index rows, int* lists) {
+  const Index experts = routing.experts;
+  int* const end = lists + 1;  // while rows are dealt out, end[e] is where expert e's next row goes
+  std::fill_n(lists, experts + 2, 0);
+  for (Index t = 0; t < rows; ++t) for_chosen(routing, first + t, [&](Index e) { ++end[e + 1]; });
+  end[0] = static_cast<int>(experts) + 2;
+  for (Index e = 0; e < experts; ++e) end[e + 1] += end[e];
+  for (Index t = 0; t < rows; ++t)
+    for_chosen(routing, first + t, [&](Index e) { lists[end[e]++] = static_cast<int>(t); });
+  lists[0] = static_cast<int>(experts) + 2;
+  return {lists};
 }
 
 }  // namespace detail

@@ -14,7 +14,7 @@ struct Run {
   std::uint64_t seed = 0;    ///< of the whole training run
   std::uint64_t step = 0;    ///< of the optimiser
   Index first_token = 0;     ///< number of this call's first token within the step
-  int threads = 1;           ///< size of the team, at most `max_threads`; no output depends on it
+  int threads = 1;           ///< size of the team for calls worth one; no output depends on it
   std::uint64_t module = 0;  ///< tells modules apart; an AdapterSet fills it in
   double scale = 1;          ///< strength of the adapter: 0 is the base, 1 the adapter as trained
 

@@ -3,7 +3,10 @@
 
 #include <moxie/concepts.hpp>
 #include <moxie/experts/path.hpp>
-#include <moxie/kernels/packet.hpp>
+#include <moxie/kernels/combine.hpp>
+#include <moxie/kernels/dot.hpp>
+
+#include <array>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -49,92 +52,98 @@ class Ia3Bank {
     std::fill(theta.begin(), theta.end(), S(1));
   }
 
+  std::array<kernels::MatrixShape, 1> matrices() const {
+    return {{{config_.heads * experts(), head(), true}}};
+  }
+
   Index cached() const { return 0; }
   Index factors() const { return 0; }
   Index blocks() const { return config_.heads * detail::column_blocks(head()); }
-  Index scratch(Index tile) const { return std::max(2 * tile * in(), (experts() + chunk) * block_columns); }
+  Index scratch(Index) const { return experts() * block_columns; }
 
-  void forward_rows(const ForwardTile<S>& tile) const {
-    S* const s = tile.scratch;
-    mix(tile.theta.data(), tile.routing, tile.first, tile.x.rows, tile.run, s);
-    for (Index t = 0; t < tile.x.rows; ++t)
-      for (Index i = 0; i < in(); ++i) tile.y.row(t)[i] = tile.x.row(t)[i] * s[t * in() + i];
+  template <class W>
+  void forward_rows(const ForwardTile<S, W>& tile) const {
+    forward_part(tile, 0, 0, 1);
+  }
+
+  /// forward_rows of a few tokens cut into parts that may run side by side: heads, or columns of one head.
+  static constexpr int stages = 1;
+  template <class W>
+  void forward_part(const ForwardTile<S, W>& tile, int, Index part, Index parts) const {
+    const Index all = config_.heads > 1 ? config_.heads : kernels::panels(head());
+    const Index first = all * part / parts, last = all * (part + 1) / parts;
+    const bool by_heads = config_.heads > 1;
+    for (Index h = by_heads ? first : 0; h < (by_heads ? last : 1); ++h) {
+      const Index column = by_heads ? 0 : first * kernels::panel_columns,
+                  columns = by_heads ? head() : std::min(last * kernels::panel_columns, head()) - column;
+      if (columns > 0) scale(kernels::Into::multiply, tile, tile.x, h, column, columns, tile.y);
+    }
   }
 
   /// dgate_e = sum over features of dy x l_e; dx += dy s.
   void backward_rows(const BackwardTile<S>& tile) const {
     const Index tokens = tile.x.rows, d = head(), heads = config_.heads;
-    S* const product = tile.scratch;  // [tokens, features], dy x
-    multiply(tile.x, tile.dy, 0, in(), tile.run, product, in());
-    for (Index h = 0; h < heads; ++h)
-      kernels::dot(product + h * d, in(), tokens, tile.theta.data() + h * experts() * d, d, experts(), d,
-                   tile.drouting.gates.data() + (tile.first * heads + h) * experts(), heads * experts());
-    if (tile.dx.empty()) return;
-    S* const s = product + tokens * in();
-    mix(tile.theta.data(), tile.routing, tile.first, tokens, tile.run, s);
-    // Two loops, so that the product is rounded before it is added to what the caller has.
-    for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < in(); ++i) s[t * in() + i] *= tile.dy.row(t)[i];
-    for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < in(); ++i) tile.dx.row(t)[i] += s[t * in() + i];
+    const S strength = static_cast<S>(tile.run.scale);
+    for (Index h = 0; h < heads; ++h) {
+      const Out<S> dgates(tile.drouting.gates.data() + (tile.first * heads + h) * experts(), tokens,
+                          experts(), heads * experts());
+      kernels::dot(columns_of(tile.x, h), columns_of(tile.dy, h),
+                   tile.weights[0].middle_rows(h * experts(), experts()), dgates);
+      for (Index t = 0; strength != 1 && t < tokens; ++t)
+        for (Index e = 0; e < experts(); ++e) dgates.row(t)[e] *= strength;
+      if (!tile.dx.empty()) scale(kernels::Into::multiply_add, tile, tile.dy, h, 0, d, tile.dx);
+    }
   }
 
-  /// dl_e += sum over tokens of g_e dy x, for one block of columns of one head.
+  /// dl_e += sum over tokens of g_e dy x, for one block of columns of one head. The chain of each element
+  /// goes on from chunk to chunk of tokens in scratch, so that a chunk stays in the first cache.
   void backward_block(const BackwardBlock<S>& b) const {
     const Index d = head(), heads = config_.heads, blocks = detail::column_blocks(d);
     const Index h = b.block / blocks, column = b.block % blocks * block_columns,
                 width = std::min(block_columns, d - column);
-    S* const sum = b.scratch;
-    S* const product = sum + experts() * block_columns;
-    std::fill_n(sum, experts() * block_columns, S(0));
+    const Out<S> sum(b.scratch, experts(), width, block_columns);
+    const auto seen = [&](In<S> m, Index t, Index tokens) {
+      return In<S>(m.row(t) + h * d + column, tokens, width, m.stride);
+    };
     for (Index t = 0; t < b.x.rows; t += chunk) {
       const Index tokens = std::min(chunk, b.x.rows - t);
-      multiply(b.x.middle_rows(t, tokens), b.dy.middle_rows(t, tokens), h * d + column, width, b.run, product,
-               block_columns);
-      kernels::combine(kernels::Into::chain, b.routing.gate_row(t * heads + h), 1, heads * experts(),
-                       experts(), tokens, product, block_columns, width, sum, block_columns);
+      kernels::combine(t == 0 ? kernels::Into::set : kernels::Into::chain,
+                       {b.routing.gate_row(t * heads + h), 1, heads * experts()}, seen(b.x, t, tokens),
+                       seen(b.dy, t, tokens), sum);
     }
     S* const dl = b.dtheta.data() + h * experts() * d + column;
+    const S strength = static_cast<S>(b.run.scale);
     for (Index e = 0; e < experts(); ++e)
-      for (Index i = 0; i < width; ++i) dl[e * d + i] += sum[e * block_columns + i];
+      for (Index i = 0; i < width; ++i) dl[e * d + i] = madd(strength, sum.row(e)[i], dl[e * d + i]);
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens whose product dy x lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all experts together
 
   Index head() const { return config_.features / config_.heads; }  // its features
+  In<S> columns_of(In<S> m, Index h) const { return {m.data + h * head(), m.rows, head(), m.stride}; }
 
-  /// s [tokens, features], a chain over experts ascending.
-  void mix(const S* l, const Routing<S>& routing, Index first, Index tokens, const Run& run, S* s) const {
-    const Index d = head(), heads = config_.heads;
-    const bool grouped = detail::grouped(config_.path, routing);
-    if (grouped) std::fill_n(s, tokens * in(), S(0));
-    for (Index h = 0; h < heads; ++h) {
-      const S* const lh = l + h * experts() * d;
-      if (!grouped) {
-        kernels::combine(kernels::Into::set, routing.gate_row(first * heads + h), heads * experts(), 1,
-                         tokens, experts(), lh, d, d, s + h * d, in());
-        continue;
-      }
-      for (Index t = 0; t < tokens; ++t) {
-        const Index row = (first + t) * heads + h;
-        detail::for_chosen(routing, row, [&](Index e) {
-          kernels::combine(kernels::Into::chain, routing.gate_row(row) + e, 1, 1, 1, 1, lh + e * d, d, d,
-                           s + t * in() + h * d, in());
-        });
-      }
+  /// to = of * s, or to += of * s, for some columns of one head; s is a chain over experts ascending and
+  /// never stored.
+  template <class Tile>
+  void scale(kernels::Into into, const Tile& tile, In<S> of, Index h, Index column, Index columns,
+             Out<S> to) const {
+    const Index tokens = tile.x.rows, heads = config_.heads, at = h * head() + column;
+    const kernels::End<S> end(into, In<S>(of.data + at, tokens, columns, of.stride),
+                              static_cast<S>(tile.run.scale));
+    const kernels::Coefficients<S> gates{tile.routing.gate_row(tile.first * heads + h), heads * experts(), 1};
+    const auto l = tile.weights[0].middle_rows(h * experts(), experts()).middle_cols(column, columns);
+    const Out<S> target(to.data + at, tokens, columns, to.stride);
+    if (!detail::grouped(config_.path, tile.routing)) return kernels::combine(end, gates, l, target);
+    for (Index t = 0; t < tokens; ++t) {
+      const Index row = (tile.first + t) * heads + h;
+      const std::span<const int> chosen(
+          tile.routing.chosen_row(row),
+          static_cast<std::size_t>(tile.routing.count[static_cast<std::size_t>(row)]));
+      kernels::combine({into, end.other.middle_rows(t, 1), end.strength},
+                       kernels::Coefficients<S>{gates.data + t * gates.row, gates.row, 1}, chosen, l,
+                       target.middle_rows(t, 1));
     }
-    if (run.scale == 1) return;
-    const S strength = static_cast<S>(run.scale);
-    for (Index i = 0; i < tokens * in(); ++i) s[i] = madd(strength, s[i] - S(1), S(1));
-  }
-
-  /// to[t, i] = dy x, times the strength of the run, from a column on.
-  void multiply(In<S> x, In<S> dy, Index column, Index width, const Run& run, S* to, Index ldto) const {
-    const S strength = static_cast<S>(run.scale);
-    for (Index t = 0; t < x.rows; ++t)
-      for (Index i = 0; i < width; ++i)
-        to[t * ldto + i] = strength * dy.row(t)[column + i] * x.row(t)[column + i];
   }
 
   Config config_;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/experts/lora_config.hpp>
-#include <moxie/kernels/packet.hpp>
+#include <moxie/experts/lora_shape.hpp>
+#include <moxie/kernels/combine.hpp>
+#include <moxie/kernels/dot.hpp>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -10,165 +11,145 @@ namespace moxie::inline MOXIE_ABI {
 /// dropout. The A are stacked to [R, in] and the B, transposed, to [R, out], R the sum of the ranks.
 /// arXiv:2106.09685, eq. 3; as a mixture arXiv:2309.05444, section 3.2, arXiv:2312.09979, eq. 4.
 template <Scalar S>
-class LoraBank {
+class LoraBank : public LoraShape<S> {
  public:
-  using Scalar = S;
   using Config = LoraConfig;
   static constexpr bool multiplicative = false;
+  using LoraShape<S>::LoraShape;
+  using LoraShape<S>::begin, LoraShape<S>::config, LoraShape<S>::experts, LoraShape<S>::in, LoraShape<S>::out;
+  using LoraShape<S>::rank, LoraShape<S>::total_rank;
 
-  /// Throws ConfigRange naming the setting.
-  explicit LoraBank(const Config& config) : config_(config), begin_(detail::first_rows(config)) {
-    for (const double scale : detail::scales(config, begin_)) {
-      detail::expect_range(detail::finite_as<S>(scale), "LoRA scale", scale, "a finite number");
-      scale_.push_back(static_cast<S>(scale));
-    }
-  }
-
-  const Config& config() const { return config_; }
-  Index experts() const { return config_.experts; }
-  Index in() const { return config_.in; }
-  Index out() const { return config_.out; }
-  Index rows_per_token() const { return 1; }
-  Index total_rank() const { return begin_.back(); }
-  Index rank(Index e) const { return begin(e + 1) - begin(e); }
-  Index begin(Index e) const {
-    return begin_[static_cast<std::size_t>(e)];
-  }  ///< first row of expert e in A and B
-  S scale(Index e) const { return scale_[static_cast<std::size_t>(e)]; }
-
-  Index size() const { return total_rank() * (in() + out()) + (config_.bias ? experts() * out() : 0); }
-  std::vector<Field> fields() const {
-    std::vector<Field> fields{{.name = "lora_A", .shape = {total_rank(), in()}},
-                              {.name = "lora_B", .shape = {total_rank(), out()}}};
-    if (config_.bias) fields.push_back({.name = "lora_bias", .shape = {experts(), out()}, .decay = false});
-    return fields;
-  }
-  void init(std::span<S> theta, std::uint64_t seed) const {
-    detail::expect_size("theta", theta.size(), size());
-    std::fill(theta.begin(), theta.end(), S(0));
-    for (Index e = 0; e < experts(); ++e)
-      detail::initialise(
-          theta.subspan(static_cast<std::size_t>(begin(e) * in()), static_cast<std::size_t>(rank(e) * in())),
-          config_.init, in(), rank(e),
-          random::key(random::Use::init, {seed, 1, static_cast<std::uint64_t>(e)}));
-  }
+  bool grouped(const Routing<S>& routing) const { return detail::grouped(config().path, routing); }
 
   Index cached() const { return total_rank(); }
   /// dh [R], c [R] and, with biases, scale times gate [E].
-  Index factors() const { return 2 * total_rank() + (config_.bias ? experts() : 0); }
+  Index factors() const { return 2 * total_rank() + (config().bias ? experts() : 0); }
   Index blocks() const { return in_blocks() + out_blocks(); }
   Index scratch(Index tile) const {
-    const Index rows = tile * (total_rank() + in() + std::max(in(), out()) + experts());
-    return std::max(rows, (total_rank() + experts() + chunk) * block_columns);
+    const Index row =
+        total_rank() + (config().bias ? experts() + out() : 0) + (config().dropout > 0 ? 2 * in() : 0);
+    return std::max(tile * row, (total_rank() + chunk) * block_columns);
+  }
+  Index lists(Index tile) const {
+    return detail::ByExpert::size(tile, experts(), experts()) + tile + 1 + tile * total_rank();
   }
 
   /// h = A x_e; c = (scale gate) h; y += sum of c B, one chain over (expert, rank) ascending, added once.
-  void forward_rows(const ForwardTile<S>& tile) const {
-    const Index tokens = tile.x.rows;
-    S* const c = tile.scratch;                   // [tokens, R]
-    S* const space = c + tokens * total_rank();  // [tokens, in] and [tokens, out]
-    down(tile.theta.data(), tile.x, tile.first, tile.routing, tile.h, space, tile.run);
-    const Weights weights{*this, tile.routing, tile.first, tile.run};
+  template <class W>
+  void forward_rows(const ForwardTile<S, W>& tile) const {
+    for (int stage = 0; stage < stages; ++stage) forward_part(tile, stage, 0, 1);
+  }
+
+  /// forward_rows of a few tokens cut into stages, and each stage into parts that may run side by side: rows
+  /// of A, then columns of B. Not with dropout.
+  static constexpr int stages = 2;
+  template <class W>
+  void forward_part(const ForwardTile<S, W>& tile, int stage, Index part, Index parts) const {
+    const Index tokens = tile.x.rows, ranks = total_rank();
+    S* const c = tile.scratch;                  // [tokens, R]
+    S* const gates = c + tokens * ranks;        // [tokens, E], with biases
+    S* const sum = gates + tokens * experts();  // [tokens, out], with biases
+    if (stage == 0) {
+      const bool by_expert = grouped(tile.routing);  // too little to cut
+      if (by_expert && part > 0) return;
+      const Index first = by_expert ? 0 : ranks * part / parts,
+                  last = by_expert ? ranks : ranks * (part + 1) / parts;
+      down(tile, first, last, gates);
+      const Weights weights{*this, tile.routing, tile.first, tile.run};
+      for (Index t = 0; t < tokens; ++t)
+        for_experts(tile.routing, tile.first + t, [&](Index e) {
+          const S weight = weights(t, e);
+          for (Index j = std::max(first, begin(e)); j < std::min(last, begin(e + 1)); ++j)
+            c[t * ranks + j] = weight * tile.h.row(t)[j];
+        });
+      for (Index t = 0; config().bias && part == 0 && t < tokens; ++t)
+        for (Index e = 0; e < experts(); ++e) gates[t * experts() + e] = weights(t, e);
+      if (by_expert) list_ranks(tile);
+      return;
+    }
+    const Index panels = kernels::panels(out()), column = panels * part / parts * kernels::panel_columns,
+                columns = std::min(panels * (part + 1) / parts * kernels::panel_columns, out()) - column;
+    if (columns <= 0) return;
+    const Out<S> y(tile.y.data + column, tokens, columns, tile.y.stride);
+    const kernels::Panels<W> b = tile.weights[1].middle_cols(column, columns);
+    if (!config().bias) {
+      up(tile, b, c, ranks, kernels::Into::add, y);
+      return;
+    }
+    const Out<S> delta(sum + column, tokens, columns, out());
+    up(tile, b, c, ranks, kernels::Into::set, delta);
+    kernels::combine(kernels::Into::chain, {gates, experts(), 1},
+                     tile.weights[2].middle_cols(column, columns), delta);
     for (Index t = 0; t < tokens; ++t)
-      for (Index e = 0; e < experts(); ++e) {
-        const S weight = weights(t, e);
-        for (Index j = begin(e); j < begin(e + 1); ++j) c[t * total_rank() + j] = weight * tile.h.row(t)[j];
-      }
-    up(b_of(tile.theta.data()), out(), c, total_rank(), tile.routing, tile.first, tokens,
-       config_.bias ? bias_of(tile.theta.data()) : nullptr, weights, space, tile.y);
+      for (Index i = 0; i < columns; ++i) y.row(t)[i] += delta.row(t)[i];
   }
 
   /// u = B^T dy; dgate_e = s_e (h_e . u_e + b_e . dy); dh = (scale gate) u; dx += sum over e of mask_e A_e^T
   /// dh_e.
   void backward_rows(const BackwardTile<S>& tile) const {
     const Index tokens = tile.x.rows, ranks = total_rank();
-    const S* const b = b_of(tile.theta.data());
+    const kernels::Panels<S>&a = tile.weights[0], &b = tile.weights[1], &biases = tile.weights[2];
     const Weights weights{*this, tile.routing, tile.first, tile.run};
-    const bool grouped = detail::grouped(config_.path, tile.routing);
-    if (!grouped)
-      kernels::dot(tile.dy.data, tile.dy.stride, tokens, b, out(), ranks, out(), tile.factors.data,
-                   tile.factors.stride);
+    const Out<S> dhs(tile.factors.data, tokens, ranks, tile.factors.stride);
+    if (grouped(tile.routing)) {
+      for (Index t = 0; t < tokens; ++t) std::fill_n(tile.factors.row(t), factors(), S(0));
+      const auto rows = detail::sort_by_expert(tile.routing, tile.first, tokens, tile.lists);
+      for (Index e = 0; e < experts(); ++e)
+        kernels::dot(tile.dy, rows[e], b.middle_rows(begin(e), rank(e)), of(e, dhs));
+    } else {
+      kernels::dot(tile.dy, b, dhs);
+    }
     for (Index t = 0; t < tokens; ++t) {
       S* const dh = tile.factors.row(t);
       S* const c = dh + ranks;
-      if (grouped) std::fill_n(dh, ranks, S(0));
-      const auto expert = [&](Index e) {
-        const Index from = begin(e), r = rank(e);
-        if (grouped)
-          kernels::dot(tile.dy.row(t), out(), 1, b + from * out(), out(), r, out(), dh + from, ranks);
-        S slope = detail::chain(tile.h.row(t) + from, dh + from, r);
-        if (config_.bias) {
+      for_experts(tile.routing, tile.first + t, [&](Index e) {
+        const S* const h = tile.h.row(t);
+        S slope = detail::chain(h + begin(e), dh + begin(e), rank(e));
+        if (config().bias) {
           S through_bias;
-          kernels::dot(tile.dy.row(t), out(), 1, bias_of(tile.theta.data()) + e * out(), out(), 1, out(),
-                       &through_bias, 1);
+          kernels::dot(tile.dy.middle_rows(t, 1), biases.middle_rows(e, 1), Out<S>(&through_bias, 1, 1));
           slope += through_bias;
         }
         tile.drouting.gates[static_cast<std::size_t>((tile.first + t) * experts() + e)] =
             weights.scale(e) * slope;
-      };
-      if (grouped)
-        detail::for_chosen(tile.routing, tile.first + t, expert);
-      else
-        for (Index e = 0; e < experts(); ++e) expert(e);
-      for (Index e = 0; e < experts(); ++e) {
         const S weight = weights(t, e);
         for (Index j = begin(e); j < begin(e + 1); ++j) {
           dh[j] *= weight;
-          c[j] = weight * tile.h.row(t)[j];
+          c[j] = weight * h[j];
         }
-        if (config_.bias) c[ranks + e] = weight;
-      }
+        if (config().bias) c[ranks + e] = weight;
+      });
     }
     if (tile.dx.empty()) return;
-    if (!dropped(tile.run)) {
-      up(tile.theta.data(), in(), tile.factors.data, tile.factors.stride, tile.routing, tile.first, tokens,
-         nullptr, weights, tile.scratch, tile.dx);
-    } else {
-      down_backward_with_dropout(tile);
-    }
+    if (dropped(tile.run)) return down_backward_with_dropout(tile);
+    if (grouped(tile.routing)) list_ranks(tile);
+    up(tile, a, tile.factors.data, tile.factors.stride, kernels::Into::add, tile.dx);
   }
 
-  /// dA += dh^T x_e, dB += c^T dy, dbias += (scale gate)^T dy, for one block of columns.
+  /// dA += dh^T x_e, dB += c^T dy, dbias += (scale gate)^T dy, for one block of columns. The chain of each
+  /// element goes on from chunk to chunk of tokens in scratch, so that a chunk stays in the first cache.
   void backward_block(const BackwardBlock<S>& b) const {
-    const Index ranks = total_rank(), tokens = b.x.rows;
+    const Index ranks = total_rank();
     detail::Cursor<S> cursor(b.dtheta);
     S* const da = cursor.take(ranks * in()).data();
     S* const db = cursor.take(ranks * out()).data();
-    if (b.block >= in_blocks()) {
-      const Index column = (b.block - in_blocks()) * block_columns,
-                  width = std::min(block_columns, out() - column);
-      kernels::combine(kernels::Into::add, b.factors.data + ranks, 1, b.factors.stride, ranks, tokens,
-                       b.dy.data + column, b.dy.stride, width, db + column, out());
-      if (config_.bias)
-        kernels::combine(kernels::Into::add, b.factors.data + 2 * ranks, 1, b.factors.stride, experts(),
-                         tokens, b.dy.data + column, b.dy.stride, width, db + ranks * out() + column, out());
+    const bool of_a = b.block < in_blocks();
+    const Index column = (of_a ? b.block : b.block - in_blocks()) * block_columns;
+    if (of_a) {
+      gradient(b, b.x, column, 0, dropped(b.run),
+               Out<S>(da + column, ranks, std::min(block_columns, in() - column), in()));
       return;
     }
-    const Index column = b.block * block_columns, width = std::min(block_columns, in() - column);
-    if (!dropped(b.run)) {
-      kernels::combine(kernels::Into::add, b.factors.data, 1, b.factors.stride, ranks, tokens,
-                       b.x.data + column, b.x.stride, width, da + column, in());
-      return;
-    }
-    // Dropout: the chain of each element goes on from chunk to chunk of tokens in `sum`.
-    S* const sum = b.scratch;
-    S* const masked = sum + ranks * block_columns;
-    std::fill_n(sum, ranks * block_columns, S(0));
-    for (Index t = 0; t < tokens; t += chunk) {
-      const In<S> x = b.x.middle_rows(t, std::min(chunk, tokens - t));
-      for (Index e = 0; e < masks(); ++e) {
-        detail::drop(dropout(), mask_id(e), x, column, width, t, b.run, masked, block_columns);
-        const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : ranks;
-        kernels::combine(kernels::Into::chain, b.factors.row(t) + from, 1, b.factors.stride, r, x.rows,
-                         masked, block_columns, width, sum + from * block_columns, block_columns);
-      }
-    }
-    for (Index j = 0; j < ranks; ++j)
-      for (Index i = 0; i < width; ++i) da[j * in() + column + i] += sum[j * block_columns + i];
+    const Out<S> db_block(db + column, ranks, std::min(block_columns, out() - column), out());
+    gradient(b, b.dy, column, ranks, false, db_block);
+    if (config().bias)
+      kernels::combine(kernels::Into::add, {b.factors.data + 2 * ranks, 1, b.factors.stride},
+                       kernels::Panels<S>(b.dy.data + column, b.dy.rows, db_block.cols, b.dy.stride),
+                       Out<S>(db + ranks * out() + column, experts(), db_block.cols, out()));
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens whose masked input lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all ranks together
 
   /// scale_e times gate, in that order, of a tile's token.
   struct Weights {
@@ -184,71 +165,70 @@ class LoraBank {
 
   Index in_blocks() const { return detail::column_blocks(in()); }
   Index out_blocks() const { return detail::column_blocks(out()); }
-  const S* b_of(const S* theta) const { return theta + total_rank() * in(); }
-  const S* bias_of(const S* theta) const { return theta + total_rank() * (in() + out()); }
-  bool dropped(const Run& run) const { return run.training && config_.dropout > 0; }
-  bool per_expert() const { return config_.mask == DropoutMask::per_expert; }
-  double dropout() const { return config_.dropout; }
+  bool dropped(const Run& run) const { return run.training && config().dropout > 0; }
+  bool per_expert() const { return config().mask == DropoutMask::per_expert; }
+  double dropout() const { return config().dropout; }
   Index masks() const { return per_expert() ? experts() : 1; }
   std::uint64_t mask_id(Index e) const { return per_expert() ? static_cast<std::uint64_t>(e) + 1 : 0; }
+  /// Expert e's columns of a [tokens, R] matrix.
+  Out<S> of(Index e, Out<S> m) const { return {m.data + begin(e), m.rows, rank(e), m.stride}; }
 
-  /// h = A x_e, 0 for experts that the grouped path skips.
-  void down(const S* a, In<S> x, Index first, const Routing<S>& routing, Out<S> h, S* space,
-            const Run& run) const {
-    const bool drops = dropped(run);
-    const bool grouped = detail::grouped(config_.path, routing);
-    if (grouped)
-      for (Index t = 0; t < x.rows; ++t) std::fill_n(h.row(t), total_rank(), S(0));
+  /// f(e) for the experts that a row is computed for, ascending.
+  template <class F>
+  void for_experts(const Routing<S>& routing, Index row, F&& f) const {
+    if (grouped(routing)) return detail::for_chosen(routing, row, f);
+    for (Index e = 0; e < experts(); ++e) f(e);
+  }
+
+  /// h = A x_e of ranks [from, to), 0 for experts that the grouped path skips.
+  template <class W>
+  void down(const ForwardTile<S, W>& tile, Index from, Index to, S* space) const {
+    const kernels::Panels<W>& a = tile.weights[0];
+    const bool drops = dropped(tile.run), by_expert = grouped(tile.routing);
+    detail::ByExpert rows{};
+    if (by_expert) {
+      for (Index t = 0; t < tile.x.rows; ++t) std::fill_n(tile.h.row(t), total_rank(), S(0));
+      rows = detail::sort_by_expert(tile.routing, tile.first, tile.x.rows, tile.lists);
+    }
     for (Index mask = 0; mask < (drops ? masks() : 1); ++mask) {
-      In<S> seen = x;
+      In<S> x = tile.x;
       if (drops) {
-        detail::drop(dropout(), mask_id(mask), x, 0, in(), first, run, space, in());
-        seen = In<S>(space, x.rows, in());
+        detail::drop(dropout(), mask_id(mask), x, 0, in(), tile.first, tile.run, space, in());
+        x = In<S>(space, x.rows, in());
       }
       const bool one = drops && per_expert();
-      if (!grouped) {
-        const Index from = one ? begin(mask) : 0, r = one ? rank(mask) : total_rank();
-        kernels::dot(seen.data, seen.stride, seen.rows, a + from * in(), in(), r, in(), h.data + from,
-                     h.stride);
-        continue;
-      }
-      for (Index t = 0; t < x.rows; ++t)
-        detail::for_chosen(routing, first + t, [&](Index e) {
-          if (!one || e == mask)
-            kernels::dot(seen.row(t), seen.stride, 1, a + begin(e) * in(), in(), rank(e), in(),
-                         h.row(t) + begin(e), h.stride);
-        });
+      const Index first = one ? begin(mask) : from, last = one ? begin(mask + 1) : to;
+      if (!by_expert)
+        kernels::dot(x, a.middle_rows(first, last - first),
+                     Out<S>(tile.h.data + first, x.rows, last - first, tile.h.stride));
+      for (Index e = one ? mask : 0; by_expert && e < (one ? mask + 1 : experts()); ++e)
+        kernels::dot(x, rows[e], a.middle_rows(begin(e), rank(e)), of(e, tile.h));
     }
   }
 
-  /// to += sum over j of c[t, j] m[j], a chain over (expert, rank) ascending and then the biases, added once.
-  void up(const S* m, Index cols, const S* c, Index ldc, const Routing<S>& routing, Index first, Index tokens,
-          const S* bias, const Weights& weights, S* space, Out<S> to) const {
-    using kernels::Into;
-    const bool grouped = detail::grouped(config_.path, routing);
-    if (!grouped && bias == nullptr) {
-      kernels::combine(Into::add, c, ldc, 1, tokens, total_rank(), m, cols, cols, to.data, to.stride);
-      return;
+  /// For the grouped path the ranks that each token of a tile is served by, behind the lists by expert.
+  template <class Tile>
+  void list_ranks(const Tile& tile) const {
+    const Index tokens = tile.x.rows;
+    int* const begins = tile.lists + detail::ByExpert::size(tokens, experts(), experts());  // [tokens + 1]
+    int* const list = begins + tokens + 1;
+    int count = 0;
+    for (Index t = 0; t < tokens; ++t) {
+      begins[t] = count;
+      detail::for_chosen(tile.routing, tile.first + t, [&](Index e) {
+        for (Index j = begin(e); j < begin(e + 1); ++j) list[count++] = static_cast<int>(j);
+      });
     }
-    S* const gates = space;                       // [tokens, E]
-    S* const delta = space + tokens * experts();  // [tokens, cols]
-    if (grouped) {
-      std::fill_n(delta, tokens * cols, S(0));
-      for (Index t = 0; t < tokens; ++t)
-        detail::for_chosen(routing, first + t, [&](Index e) {
-          kernels::combine(Into::chain, c + t * ldc + begin(e), ldc, 1, 1, rank(e), m + begin(e) * cols, cols,
-                           cols, delta + t * cols, cols);
-        });
-    } else {
-      kernels::combine(Into::set, c, ldc, 1, tokens, total_rank(), m, cols, cols, delta, cols);
-    }
-    if (bias != nullptr) {
-      for (Index t = 0; t < tokens; ++t)
-        for (Index e = 0; e < experts(); ++e) gates[t * experts() + e] = weights(t, e);
-      kernels::combine(Into::chain, gates, experts(), 1, tokens, experts(), bias, cols, cols, delta, cols);
-    }
-    for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < cols; ++i) to.row(t)[i] += delta[t * cols + i];
+    begins[tokens] = count;
+  }
+
+  /// Sum over j of c[t, j] m[j], a chain over (expert, rank) ascending.
+  template <class Tile, class W>
+  void up(const Tile& tile, const kernels::Panels<W>& m, const S* c, Index ldc, kernels::Into end,
+          Out<S> to) const {
+    if (!grouped(tile.routing)) return kernels::combine(end, {c, ldc, 1}, m, to);
+    const int* const begins = tile.lists + detail::ByExpert::size(to.rows, experts(), experts());
+    kernels::combine_each(end, {c, ldc, 1}, begins, begins + to.rows + 1, m, to);
   }
 
   /// dx += sum over masks of mask (A^T dh), summed from 0 in ascending order and added once.
@@ -259,17 +239,50 @@ class LoraBank {
     std::fill_n(sum, tokens * in(), S(0));
     for (Index e = 0; e < masks(); ++e) {
       const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : total_rank();
-      kernels::combine(kernels::Into::set, tile.factors.data + from, tile.factors.stride, 1, tokens, r,
-                       tile.theta.data() + from * in(), in(), in(), part, in());
+      kernels::combine(kernels::Into::set, {tile.factors.data + from, tile.factors.stride, 1},
+                       tile.weights[0].middle_rows(from, r), Out<S>(part, tokens, in()));
       detail::drop_backward(dropout(), mask_id(e), In<S>(part, tokens, in()), tile.first, tile.run, sum);
     }
     for (Index t = 0; t < tokens; ++t)
       for (Index i = 0; i < in(); ++i) tile.dx.row(t)[i] += sum[t * in() + i];
   }
 
-  Config config_;
-  std::vector<Index> begin_;
-  std::vector<S> scale_;
+  /// to[j, i] += sum over tokens of factors[t, at + j] of[t, column + i], of its masked values where it
+  /// drops.
+  void gradient(const BackwardBlock<S>& b, In<S> of, Index column, Index at, bool drops, Out<S> to) const {
+    using kernels::Into;
+    const Index stride = b.factors.stride;
+    const auto seen = [&](Index first, Index count) {
+      return kernels::Panels<S>(of.row(first) + column, count, to.cols, of.stride);
+    };
+    if (grouped(b.routing) && !drops) {
+      for (Index e = 0; e < experts(); ++e)
+        kernels::combine(Into::add, {b.factors.data + at + begin(e), 1, stride},
+                         detail::ByExpert{b.by_expert}[e], seen(0, of.rows),
+                         to.middle_rows(begin(e), rank(e)));
+      return;
+    }
+    const Out<S> sum(b.scratch, total_rank(), to.cols, block_columns);
+    S* const masked = b.scratch + total_rank() * block_columns;
+    for (Index t = 0; t < of.rows; t += chunk) {
+      const Index tokens = std::min(chunk, of.rows - t);
+      const Into into = t == 0 ? Into::set : Into::chain;
+      if (!drops) {
+        kernels::combine(into, {b.factors.row(t) + at, 1, stride}, seen(t, tokens), sum);
+        continue;
+      }
+      for (Index e = 0; e < masks(); ++e) {
+        detail::drop(dropout(), mask_id(e), of.middle_rows(t, tokens), column, to.cols, t, b.run, masked,
+                     block_columns);
+        const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : total_rank();
+        kernels::combine(into, {b.factors.row(t) + at + from, 1, stride},
+                         kernels::Panels<S>(masked, tokens, to.cols, block_columns),
+                         sum.middle_rows(from, r));
+      }
+    }
+    for (Index j = 0; j < to.rows; ++j)
+      for (Index i = 0; i < to.cols; ++i) to.row(j)[i] += sum.row(j)[i];
+  }
 };
 
 }  // namespace moxie::inline MOXIE_ABI

@@ -21,12 +21,5 @@ bool grouped(ExpertPath path, const Routing<S>& routing) {
          (path == ExpertPath::automatic && 2 * routing.max_chosen <= routing.experts);
 }
 
-/// f(expert) for the chosen experts of a row, ascending.
-template <Scalar S, class F>
-void for_chosen(const Routing<S>& routing, Index row, F&& f) {
-  const int* const chosen = routing.chosen_row(row);
-  for (int j = 0; j < routing.count[static_cast<std::size_t>(row)]; ++j) f(static_cast<Index>(chosen[j]));
-}
-
 }  // namespace detail
 }  // namespace moxie::inline MOXIE_ABI

@@ -3,6 +3,8 @@
 
 #include <moxie/concepts.hpp>
 
+#include <array>
+
 namespace moxie::inline MOXIE_ABI {
 
 /// Gates and chosen experts come from the caller, who fills the cache's routing before `forward`: per-row
@@ -32,6 +34,7 @@ class GivenRouter {
   Index size() const { return 0; }
   std::vector<Field> fields() const { return {}; }
   void init(std::span<S>, std::uint64_t) const {}
+  std::array<kernels::MatrixShape, 0> matrices() const { return {}; }
   Index blocks() const { return 0; }
   Index scratch(Index) const { return 0; }
 
@@ -48,7 +51,8 @@ class GivenRouter {
   void expect_routed(const Routing<S>& routing, const Run&) const {
     for (Index row = 0; row < routing.rows; ++row) check_row(routing, row);
   }
-  void route_rows(const ForwardTile<S>&) const {}
+  template <class W>
+  void route_rows(const ForwardTile<S, W>&) const {}
   void backward_rows(const BackwardTile<S>&) const {}
   void backward_block(const BackwardBlock<S>&) const {}
 

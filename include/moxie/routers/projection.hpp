@@ -3,7 +3,8 @@
 
 #include <moxie/concepts.hpp>
 #include <moxie/core/init.hpp>
-#include <moxie/kernels/packet.hpp>
+#include <moxie/kernels/combine.hpp>
+#include <moxie/kernels/dot.hpp>
 
 namespace moxie::inline MOXIE_ABI::detail {
 
@@ -33,27 +34,30 @@ class RouterProjection {
     return std::max(jitter_ > 0 ? tile * in_ : 0, (experts_ + chunk) * block_columns);
   }
 
+  kernels::MatrixShape matrix() const { return {experts_, features(), false}; }
+
   /// z rows of a tile, [tile * heads, E].
-  void forward(const S* g, In<S> x, Index first, S* z, S* scratch, const Run& run) const {
-    const Index d = features();
+  template <class W>
+  void forward(const kernels::Panels<W>& g, In<S> x, Index first, S* z, S* scratch, const Run& run) const {
     if (jittered(run)) {
       jitter_rows(x, 0, in_, first, scratch, in_, run);
       x = In<S>(scratch, x.rows, in_);
     }
     for (Index h = 0; h < heads_; ++h)
-      kernels::dot(x.data + h * d, x.stride, x.rows, g, d, experts_, d, z + h * experts_, heads_ * experts_);
+      kernels::dot(In<S>(x.data + h * features(), x.rows, features(), x.stride), g,
+                   Out<S>(z + h * experts_, x.rows, experts_, heads_ * experts_));
   }
 
   /// dx += dz G, times the jitter.
-  void backward_input(const S* g, In<S> x, Index first, const S* dz, Out<S> dx, S* scratch,
+  void backward_input(const kernels::Panels<S>& g, In<S> x, Index first, const S* dz, Out<S> dx, S* scratch,
                       const Run& run) const {
     if (dx.empty()) return;
-    const Index d = features();
     const bool through_jitter = jittered(run);
+    const Out<S> to = through_jitter ? Out<S>(scratch, x.rows, in_) : dx;
     for (Index h = 0; h < heads_; ++h)
-      kernels::combine(through_jitter ? kernels::Into::set : kernels::Into::add, dz + h * experts_,
-                       heads_ * experts_, 1, x.rows, experts_, g, d, d,
-                       (through_jitter ? scratch : dx.data) + h * d, through_jitter ? in_ : dx.stride);
+      kernels::combine(through_jitter ? kernels::Into::set : kernels::Into::add,
+                       {dz + h * experts_, heads_ * experts_, 1}, g,
+                       Out<S>(to.data + h * features(), x.rows, features(), to.stride));
     if (!through_jitter) return;
     for (Index t = 0; t < x.rows; ++t) {
       const std::uint64_t stream = jitter_stream(first + t, run);
@@ -66,30 +70,26 @@ class RouterProjection {
   /// chunk.
   void backward_block(Index block, In<S> x, const S* dz, S* dg, S* scratch, const Run& run) const {
     const Index d = features(), begin = block * block_columns, width = std::min(block_columns, d - begin);
-    if (heads_ == 1 && !jittered(run)) {
-      kernels::combine(kernels::Into::add, dz, 1, experts_, experts_, x.rows, x.data + begin, x.stride, width,
-                       dg + begin, d);
-      return;
-    }
-    S* const sum = scratch;
+    const Out<S> sum(scratch, experts_, width, block_columns);
     S* const moved = scratch + experts_ * block_columns;
-    std::fill_n(sum, experts_ * block_columns, S(0));
     for (Index t = 0; t < x.rows; t += chunk) {
       const In<S> part = x.middle_rows(t, std::min(chunk, x.rows - t));
       for (Index h = 0; h < heads_; ++h) {
-        const Index column = h * d + begin;
-        if (jittered(run)) jitter_rows(part, column, width, t, moved, block_columns, run);
-        kernels::combine(kernels::Into::chain, dz + (t * heads_ + h) * experts_, 1, heads_ * experts_,
-                         experts_, part.rows, jittered(run) ? moved : part.data + column,
-                         jittered(run) ? block_columns : part.stride, width, sum, block_columns);
+        kernels::Panels<S> seen(part.data + h * d + begin, part.rows, width, part.stride);
+        if (jittered(run)) {
+          jitter_rows(part, h * d + begin, width, t, moved, block_columns, run);
+          seen = kernels::Panels<S>(moved, part.rows, width, block_columns);
+        }
+        kernels::combine(t == 0 && h == 0 ? kernels::Into::set : kernels::Into::chain,
+                         {dz + (t * heads_ + h) * experts_, 1, heads_ * experts_}, seen, sum);
       }
     }
     for (Index e = 0; e < experts_; ++e)
-      for (Index i = 0; i < width; ++i) dg[e * d + begin + i] += sum[e * block_columns + i];
+      for (Index i = 0; i < width; ++i) dg[e * d + begin + i] += sum.row(e)[i];
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens whose jittered input lies in scratch at a time
+  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all experts together
 
   bool jittered(const Run& run) const { return jitter_ > 0 && run.training; }
 

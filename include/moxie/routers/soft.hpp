@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <moxie/kernels/softmax.hpp>
 #include <moxie/routers/projection.hpp>
+
+#include <array>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -44,24 +47,26 @@ class SoftRouter {
     detail::initialise(theta, config_.init, projection_.features(), 1,
                        random::key(random::Use::init, {seed, 2}));
   }
+  std::array<kernels::MatrixShape, 1> matrices() const { return {projection_.matrix()}; }
   Index blocks() const { return projection_.blocks(); }
   Index scratch(Index tile) const { return projection_.scratch(tile); }
 
   void prepare(Routing<S>& routing, Index tokens, const Run&) const {
     routing.resize(tokens, config_.experts, config_.heads, config_.experts);
   }
-  void route_rows(const ForwardTile<S>& tile) const {
+  template <class W>
+  void route_rows(const ForwardTile<S, W>& tile) const {
     Routing<S>& routing = tile.routing;
     const Index first = tile.first * config_.heads, rows = tile.x.rows * config_.heads,
                 experts = config_.experts;
-    projection_.forward(tile.theta.data(), tile.x, tile.first, routing.logits.data() + first * experts,
+    projection_.forward(tile.weights[0], tile.x, tile.first, routing.logits.data() + first * experts,
                         tile.scratch, tile.run);
     const S cold = static_cast<S>(1 / config_.temperature);
     for (Index row = first; row < first + rows; ++row) {
       S* const z = routing.logits.data() + row * experts;
       S* const p = routing.probs.data() + row * experts;
       for (Index e = 0; e < experts; ++e) z[e] *= cold;
-      detail::softmax(z, experts, p);
+      kernels::softmax(z, experts, p);
       std::copy_n(p, experts, routing.gates.data() + row * experts);
       routing.choose_all(row);
     }
@@ -80,7 +85,7 @@ class SoftRouter {
       detail::softmax_backward(tile.routing.probs.data() + at, dp, experts, dz);
       for (Index e = 0; e < experts; ++e) dz[e] *= cold;
     }
-    projection_.backward_input(tile.theta.data(), tile.x, tile.first, d.logits.data() + first * experts,
+    projection_.backward_input(tile.weights[0], tile.x, tile.first, d.logits.data() + first * experts,
                                tile.dx, tile.scratch, tile.run);
   }
   void backward_block(const BackwardBlock<S>& b) const {

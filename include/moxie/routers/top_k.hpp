@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <moxie/kernels/softmax.hpp>
 #include <moxie/routers/projection.hpp>
+
+#include <array>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -83,6 +86,10 @@ class TopKRouter {
                        random::key(random::Use::init, {seed, 2}));
     if (learned()) detail::initialise(cursor.take(projection_.size()), Init::zero, 1, 1, 0);
   }
+  std::array<kernels::MatrixShape, 2> matrices() const {
+    const kernels::MatrixShape g = projection_.matrix();
+    return {{g, {learned() ? g.rows : 0, g.cols, false}}};
+  }
   Index blocks() const { return (learned() ? 2 : 1) * projection_.blocks(); }
   Index scratch(Index tile) const { return projection_.scratch(tile); }
 
@@ -105,16 +112,17 @@ class TopKRouter {
       fail(Code::state_error, "backward of a noisy router in training with a routing without noise");
   }
 
-  void route_rows(const ForwardTile<S>& tile) const {
+  template <class W>
+  void route_rows(const ForwardTile<S, W>& tile) const {
     Routing<S>& routing = tile.routing;
     const Index first = tile.first * config_.heads, rows = tile.x.rows * config_.heads,
                 experts = config_.experts;
-    projection_.forward(tile.theta.data(), tile.x, tile.first, routing.logits.data() + first * experts,
+    projection_.forward(tile.weights[0], tile.x, tile.first, routing.logits.data() + first * experts,
                         tile.scratch, tile.run);
     const bool noise = noisy(tile.run);
     if (noise && learned())
-      projection_.forward(tile.theta.data() + projection_.size(), tile.x, tile.first,
-                          routing.noise_scale.data() + first * experts, tile.scratch, tile.run);
+      projection_.forward(tile.weights[1], tile.x, tile.first, routing.noise_scale.data() + first * experts,
+                          tile.scratch, tile.run);
     const S cold = static_cast<S>(1 / config_.temperature);
     for (Index row = first; row < first + rows; ++row) {
       const Index at = row * experts;
@@ -144,11 +152,11 @@ class TopKRouter {
                        tile.run);
       for (Index e = 0; e < experts; ++e) dz[e] *= cold;
     }
-    projection_.backward_input(tile.theta.data(), tile.x, tile.first, d.logits.data() + first * experts,
+    projection_.backward_input(tile.weights[0], tile.x, tile.first, d.logits.data() + first * experts,
                                tile.dx, tile.scratch, tile.run);
     if (noise && learned())
-      projection_.backward_input(tile.theta.data() + projection_.size(), tile.x, tile.first,
-                                 d.noise_scale.data() + first * experts, tile.dx, tile.scratch, tile.run);
+      projection_.backward_input(tile.weights[1], tile.x, tile.first, d.noise_scale.data() + first * experts,
+                                 tile.dx, tile.scratch, tile.run);
   }
 
   void backward_block(const BackwardBlock<S>& b) const {
@@ -204,7 +212,7 @@ class TopKRouter {
     S* const p = routing.probs.data() + row * experts;
     S* const w = routing.gates.data() + row * experts;
     int* const chosen = routing.chosen.data() + row * k;
-    detail::softmax(z, experts, p);
+    kernels::softmax(z, experts, p);
     detail::top_k(z, experts, k, chosen);
     routing.count[static_cast<std::size_t>(row)] = static_cast<int>(k);
     std::fill_n(w, experts, S(0));

@@ -3,6 +3,8 @@
 
 #include <moxie/concepts.hpp>
 
+#include <array>
+
 namespace moxie::inline MOXIE_ABI {
 
 /// Every expert with weight 1/E, without parameters. With one expert this is plain LoRA or plain IA3.
@@ -30,13 +32,15 @@ class UniformRouter {
   Index size() const { return 0; }
   std::vector<Field> fields() const { return {}; }
   void init(std::span<S>, std::uint64_t) const {}
+  std::array<kernels::MatrixShape, 0> matrices() const { return {}; }
   Index blocks() const { return 0; }
   Index scratch(Index) const { return 0; }
 
   void prepare(Routing<S>& routing, Index tokens, const Run&) const {
     routing.resize(tokens, config_.experts, config_.heads, config_.experts);
   }
-  void route_rows(const ForwardTile<S>& tile) const {
+  template <class W>
+  void route_rows(const ForwardTile<S, W>& tile) const {
     const Index first = tile.first * config_.heads, rows = tile.x.rows * config_.heads;
     Routing<S>& routing = tile.routing;
     const S gate = S(1) / static_cast<S>(config_.experts);

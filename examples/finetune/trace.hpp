@@ -26,9 +26,10 @@ class Trace {
   }
 
   void write(const Options& o, const std::vector<moxie::ParameterGroup>& groups) const {
-    nlohmann::ordered_json json = {{"method", name(o.how)}, {"rank", o.rank},          {"alpha", o.alpha},
-                                   {"dropout", o.dropout},  {"steps", losses_.size()}, {"rows", o.rows},
-                                   {"context", o.context},  {"threads", o.threads}};
+    nlohmann::ordered_json json;
+    json["settings"] = {{"method", name(o.how)}, {"experts", o.experts}, {"rank", o.rank},
+                        {"alpha", o.alpha},      {"dropout", o.dropout}, {"steps", losses_.size()},
+                        {"rows", o.rows},        {"context", o.context}, {"threads", o.threads}};
     for (const moxie::ParameterGroup& group : groups)
       json["tensors"].push_back({{"name", group.name}, {"offset", group.offset}, {"size", group.size}});
     json["losses"] = losses_;

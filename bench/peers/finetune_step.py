@@ -42,6 +42,7 @@ class Job:
 
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
+        self.load = os.getloadavg()[0]
 
     def ours(self, steps):
         # Short spins, as cmake/finetune.sh sets them.
@@ -140,7 +141,7 @@ def measure(job, environment):
                       "ratio": statistics.median(ratios), "ratios": ratios}
     return {"op": "finetune_step", "threads": options.threads, "rounds": options.rounds, "tokens": tokens,
             "steps": options.steps - WARM_UP, "processor": processor(), "versions": versions,
-            "environment": environment, "sides": rows}
+            "load": job.load, "environment": environment, "sides": rows}
 
 
 def table(found):
@@ -156,6 +157,9 @@ def table(found):
     how = ", ".join(f"{key}={value}" for key, value in found["environment"].items())
     lines += ["-" * 72, f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}, medians of "
               f"{found['rounds']} rounds of {found['steps']} steps; {found['processor']}", f"PyTorch under {how}"]
+    if found["load"] > 0.5:
+        lines.append(f"The machine was busy: load {found['load']:.1f} before the run. Trust none of this, least of all "
+                     "where threads wait for each other.")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ math(EXPR needed "(8 * 8 + 8 + 8 * 8) * 768 / 8")
 # instructions(tokens result)
 function(instructions tokens result)
   set(file ${BUILD}/${name}.${tokens}.callgrind)
-  execute_process(COMMAND ${VALGRIND} --tool=callgrind --toggle-collect=measured --callgrind-out-file=${file}
+  execute_process(COMMAND ${VALGRIND} --tool=callgrind "--toggle-collect=measured*" --callgrind-out-file=${file}
                           ${PROGRAM} ${tokens}
                   RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(code EQUAL 77)

@@ -13,8 +13,11 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   target_compile_options(moxie_own INTERFACE -Wno-uninitialized -Wno-maybe-uninitialized -Wno-array-bounds -Wno-restrict
                                              -Wno-stringop-overflow)
 endif()
+# A program that sets MOXIE_ARCHITECTURE is built for that one.
+set(architecture $<TARGET_PROPERTY:MOXIE_ARCHITECTURE>)
+target_compile_options(moxie_own INTERFACE $<$<BOOL:${architecture}>:-march=${architecture}>)
 if(MOXIE_NATIVE)
-  target_compile_options(moxie_own INTERFACE -march=native)
+  target_compile_options(moxie_own INTERFACE $<$<NOT:$<BOOL:${architecture}>>:-march=native>)
 endif()
 if(MOXIE_SANITIZE)
   target_compile_options(moxie_own INTERFACE -fsanitize=${MOXIE_SANITIZE} -fno-sanitize-recover=all

@@ -3,6 +3,7 @@
 // real tasks to train them on, and a look at what each expert has learned.
 
 #include "finetune/report.hpp"
+#include "finetune/trace.hpp"
 
 namespace finetune {
 
@@ -51,15 +52,16 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
   llama::Gradients<S> scratch;
   llama::Matrix<S> dlogits;
   Rows rows;
+  Trace trace(theta);
   examples::Progress progress(static_cast<long>(o.steps));
-  const auto begin = std::chrono::steady_clock::now();
   Index looked = 0;
   for (Index step = 0; step < o.steps; ++step) {
     // Nine looks in all, closer together at the start, where most happens.
-    if (step >= o.steps * looked * looked / 64) {
+    if (o.report && step >= o.steps * looked * looked / 64) {
       watch(job, o, step, state, hooks, f.watch);
       while (step >= o.steps * looked * looked / 64) ++looked;
     }
+    const auto begin = std::chrono::steady_clock::now();
     const auto number = static_cast<std::uint64_t>(step);
     sample(job, o, number, rows);
     const llama::Pass pass{.rows = o.rows, .seq = o.context, .training = true, .threads = o.threads};
@@ -82,12 +84,15 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
       throw std::runtime_error("step " + std::to_string(step) + " cannot be taken: " + result.reason +
                                "; try a smaller --lr");
     f.losses.push_back(loss.mean());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    f.seconds += seconds;
     progress.update(static_cast<long>(step) + 1, loss.mean(),
-                    static_cast<double>((step + 1) * o.rows * o.context));
+                    static_cast<double>((step + 1) * o.rows * o.context), f.seconds);
+    if (!o.trace.empty()) trace.add(rows, loss.mean(), result.gradient_norm, schedule.at(number), seconds);
   }
   progress.finish();
-  f.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  watch(job, o, o.steps, state, hooks, f.watch);
+  if (o.report) watch(job, o, o.steps, state, hooks, f.watch);
+  if (!o.trace.empty()) trace.write(o, optimiser.groups());
 }
 
 /// Every router's statistics over the held-out rows of all tasks: [layer][site].
@@ -144,18 +149,23 @@ void run(Options o) {
     for (Index layer = 0; layer < adapters->layers(); ++layer) experts.push_back(adapters->experts(layer));
     f.parameters = moxie::count_parameters(adapters->set(), job.model.layout.size());
   }
-  std::filesystem::create_directories(o.out);
+  if (o.report) std::filesystem::create_directories(o.out);
 
   std::printf("%s\n%s\n", heading(o, experts).c_str(), moxie::parameter_line(f.parameters).c_str());
   std::fflush(stdout);
-  f.before = evaluate_all(job, o, none);
+  if (o.report) f.before = evaluate_all(job, o, none);
   const moxie::AdamW<S>::Config adamw{.beta2 = 0.95, .weight_decay = 0};
   if (adapters) {
     train(job, o, *adapters, moxie::AdamW<S>(adapters->set().groups(), adamw), f);
-    f.after = evaluate_all(job, o, *adapters);
+    if (o.report) f.after = evaluate_all(job, o, *adapters);
   } else {
     train(job, o, none, moxie::AdamW<S>({{.name = "weights", .size = job.model.layout.size()}}, adamw), f);
-    f.after = evaluate_all(job, o, none);
+    if (o.report) f.after = evaluate_all(job, o, none);
+  }
+  const double rate = static_cast<double>(o.steps * o.rows * o.context) / std::max(f.seconds, 1e-9);
+  if (!o.report) {
+    std::printf("%.1f s of training, %.0f tokens/s\n", f.seconds, rate);
+    return;
   }
   std::printf("\n%s\n", table(job, o, f).c_str());
 
@@ -165,8 +175,7 @@ void run(Options o) {
     write_file(out / "routing.svg",
                routing_picture(job, o, *adapters, routing_statistics(job, o, *adapters), experts));
   write_file(out / "results.json", results(job, o, f, experts).dump(2) + "\n");
-  std::printf("%.1f s of training, %.0f tokens/s; wrote %s%sresults.json to %s\n", f.seconds,
-              static_cast<double>(o.steps * o.rows * o.context) / std::max(f.seconds, 1e-9),
+  std::printf("%.1f s of training, %.0f tokens/s; wrote %s%sresults.json to %s\n", f.seconds, rate,
               o.steps > 0 ? "loss.svg, " : "", o.routed() ? "routing.svg, " : "", o.out.c_str());
 }
 

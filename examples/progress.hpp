@@ -49,9 +49,10 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
   ~Progress() { finish(); }
 
-  /// After `step` of the steps are done: the loss of the last one, and the tokens of all so far.
-  void update(long step, double loss, double tokens) {
-    const double now = seconds(), rate = tokens / std::max(now, 1e-9);
+  /// After `step` of the steps are done: the loss of the last one, the tokens of all so far, and the seconds
+  /// that these took; below 0: all since the start.
+  void update(long step, double loss, double tokens, double spent = -1) {
+    const double now = seconds(), rate = tokens / std::max(spent < 0 ? now : spent, 1e-9);
     const bool last = step >= steps_;
     if (terminal_ ? now < next_ && !last
                   : step * 10 / steps_ == (step - 1) * 10 / steps_ && step != 1 && !last)

@@ -17,6 +17,8 @@ enum class How { lora, ia3, mov, molora, loramoe, mola, full };
 struct Options {
   How how = How::molora;
   std::string base, tokenizer, out = "finetune-out";
+  std::string trace;   ///< folder for what another program needs to take the same steps; empty: none
+  bool report = true;  ///< evaluation, table, pictures and results
   std::vector<std::string> data;     ///< NAME=FILE; empty: the word lists
   std::vector<std::string> targets;  ///< of q, k, v, o, gate, up, down; empty: the method's own
   std::vector<Index> experts;        ///< for all layers, per layer or per group; empty: the method's own
@@ -130,6 +132,11 @@ inline Options parse(int argc, const char* const* argv) {
   app.add_option("--evaluation-rows", o.evaluation_rows, "held-out sequences per task")
       ->check(CLI::Range(Index{1}, Index{100000}));
   app.add_option("--out", o.out, "folder for loss.svg, routing.svg and results.json");
+  bool no_report = false;
+  app.add_flag("--no-report", no_report, "only train: no evaluation, table or pictures, nothing in --out");
+  app.add_option("--trace", o.trace,
+                 "folder for initial weights, tokens, losses and seconds of every step, for another program "
+                 "to take the same steps");
   app.set_version_flag("--version", std::string(MOXIE_VERSION));
   try {
     app.parse(argc, argv);
@@ -140,6 +147,7 @@ inline Options parse(int argc, const char* const* argv) {
   if (std::isnan(o.replay)) throw std::runtime_error("--replay: got nan, wanted a number of at most 1");
   if (!std::isfinite(o.balance)) throw std::runtime_error("--balance: got no finite number, wanted one");
 
+  o.report = !no_report;
   const auto found = std::find(how_names.begin(), how_names.end(), how);
   o.how = static_cast<How>(found - how_names.begin());
   o.route = route == "mean" ? llama::RouteBy::mean : llama::RouteBy::token;

@@ -14,13 +14,13 @@
 namespace {
 
 /// What a run of so many steps prints into a file.
-std::string lines_of(long steps) {
+std::string lines_of(long steps, double seconds_per_step = -1) {
   std::FILE* file = std::tmpfile();
   REQUIRE(file != nullptr);
   {
     examples::Progress progress(steps, file);
     for (long step = 1; step <= steps; ++step)
-      progress.update(step, 3.0 / double(step), 2048.0 * double(step));
+      progress.update(step, 3.0 / double(step), 2048.0 * double(step), seconds_per_step * double(step));
   }
   std::rewind(file);
   std::string out;
@@ -43,6 +43,12 @@ TEST_CASE("away from a terminal progress is plain lines for every tenth of the w
   const std::string one = lines_of(1), three = lines_of(3);
   CHECK(std::count(one.begin(), one.end(), '\n') == 1);
   CHECK(std::count(three.begin(), three.end(), '\n') == 3);
+}
+
+TEST_CASE("the rate is over the seconds that the steps took, where these are given", "[progress]") {
+  const std::string out = lines_of(20, 2);
+  CHECK(out.starts_with(" 1/20  loss 3.000  1024 tokens/s  "));
+  CHECK(out.find("\n20/20  loss 0.150  1024 tokens/s  0:00 in all\n") != std::string::npos);
 }
 
 TEST_CASE("a table stands left in its first column and right in the others", "[progress]") {

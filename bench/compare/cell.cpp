@@ -2,6 +2,7 @@
 #include "cell.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <stdexcept>
@@ -22,11 +23,9 @@ std::string Cell::text() const {
 
 Json to_json(const Result& r) {
   const Cell& c = r.cell;
-  const auto tenth = [](double v) {
-    return static_cast<double>(static_cast<long long>(v * 100 + 0.5)) / 100;
-  };
+  const auto rounded = [](double v) { return std::round(1000 * v) / 1000; };
   Json peers = Json::object();
-  for (const auto& [peer, us] : r.peers) peers[peer] = tenth(us);
+  for (const auto& [peer, us] : r.peers) peers[peer] = rounded(us);
   Json line = {{"op", name(c.op)},
                {"pass", c.pass()},
                {"d", c.d},
@@ -36,13 +35,13 @@ Json to_json(const Result& r) {
                {"k", c.chosen},
                {"threads", c.threads},
                {"weights", c.cold ? "cold" : "hot"},
-               {"ours_us", tenth(r.ours_us)},
-               {"bound_us", tenth(r.bound_us)},
+               {"ours_us", rounded(r.ours_us)},
+               {"bound_us", rounded(r.bound_us)},
                {"peers", peers},
-               {"pack_us", tenth(r.pack_us)},
+               {"pack_us", rounded(r.pack_us)},
                {"workspace_bytes", r.workspace_bytes},
                {"rounds", r.rounds}};
-  if (c.threads > 1) line["ours_one_thread_us"] = tenth(r.ours_one_thread_us);
+  if (c.threads > 1) line["ours_one_thread_us"] = rounded(r.ours_one_thread_us);
   if (!r.variants.empty()) line["variants"] = r.variants;
   if (!r.skipped.empty()) line["skipped"] = r.skipped;
   return line;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <set>
 
 namespace compare {
 
@@ -213,10 +212,13 @@ Contestants eigen_peers(Problem& problem) {
   const std::vector<Weights> copies(static_cast<std::size_t>(problem.copies), problem.weights);
   const Weights none = cell.backward ? zero(problem.weights) : Weights{};
   Contestant naive{.name = "eigen_naive", .variants = {}}, concat{.name = "eigen_concat", .variants = {}};
-  // Eigen packs the weights again for every tile, so few large ones; threads need one each at least.
-  std::set<Index> tiles{(cell.tokens + cell.threads - 1) / cell.threads};
-  for (const Index tile : {Index{64}, Index{256}})
-    if (tile < *tiles.rbegin()) tiles.insert(tile);
+  // Eigen packs the weights again for every tile, so few large ones; threads need one each at least. The
+  // usually fastest is the first.
+  const Index share = (cell.tokens + cell.threads - 1) / cell.threads;
+  std::vector<Index> tiles;
+  for (const Index tile : {Index{256}, Index{64}})
+    if (tile < share) tiles.push_back(tile);
+  tiles.push_back(share);
 
   if (!cell.lora_kind()) {
     Contestant& peer = cell.op == Op::ia3 ? naive : concat;

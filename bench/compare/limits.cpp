@@ -7,14 +7,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <utility>
 
 namespace compare {
 namespace {
 
 using Packet = Eigen::internal::packet_traits<float>::type;
-constexpr Index width = Eigen::internal::unpacket_traits<Packet>::size;
+constexpr Index width = sizeof(Packet) / sizeof(float);
 
 /// Keeps the compiler from dropping what computes `value`.
 template <class T>
@@ -35,19 +37,32 @@ double seconds(int threads, int runs, F&& f) {
   return times[times.size() / 5];
 }
 
+/// f(0) to f(n - 1) without a loop, so that an array of packets stays in registers whatever the optimiser
+/// thinks.
+template <int n, class F>
+void unrolled(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) { (f(i), ...); }
+  (std::make_integer_sequence<int, n>());
+}
+
+template <int n>
+void keep_sum(const Packet (&parts)[n]) {
+  Packet sum = parts[0];
+  unrolled<n - 1>([&](int i) { sum = Eigen::internal::padd(sum, parts[i + 1]); });
+  keep(sum);
+}
+
 double fma_gflops(int threads) {
   using namespace Eigen::internal;
-  // Chains enough for two units of latency 4 to 5; more than 12 would not fit 16 registers.
+  // Chains enough for two units of latency 4 to 5; more would not fit 16 registers with their factors.
   constexpr int chains = 12;
   constexpr int steps = 200000;
   const double time = seconds(threads, 25, [](Index) {
     Packet sum[chains];
-    for (int i = 0; i < chains; ++i) sum[i] = pset1<Packet>(static_cast<float>(i));
+    unrolled<chains>([&](int i) { sum[i] = pset1<Packet>(static_cast<float>(i)); });
     const Packet a = pset1<Packet>(0.999f), b = pset1<Packet>(0.001f);
-    for (int step = 0; step < steps; ++step)
-      for (int i = 0; i < chains; ++i) sum[i] = pmadd(a, sum[i], b);
-    for (int i = 1; i < chains; ++i) sum[0] = padd(sum[0], sum[i]);
-    keep(sum[0]);
+    for (int step = 0; step < steps; ++step) unrolled<chains>([&](int i) { sum[i] = pmadd(a, sum[i], b); });
+    keep_sum(sum);
   });
   return 2e-9 * chains * steps * static_cast<double>(width) * threads / time;
 }
@@ -56,18 +71,21 @@ void read(const float* p, Index n) {
   using namespace Eigen::internal;
   constexpr int chains = 8;
   Packet sum[chains];
-  for (Packet& s : sum) s = pset1<Packet>(0);
+  unrolled<chains>([&](int k) { sum[k] = pset1<Packet>(0); });
   for (Index i = 0; i + chains * width <= n; i += chains * width)
-    for (int k = 0; k < chains; ++k) sum[k] = padd(sum[k], pload<Packet>(p + i + k * width));
-  for (int k = 1; k < chains; ++k) sum[0] = padd(sum[0], sum[k]);
-  keep(sum[0]);
+    unrolled<chains>([&](int k) { sum[k] = padd(sum[k], pload<Packet>(p + i + k * width)); });
+  keep_sum(sum);
 }
 void update(float* p, Index n) {
   using namespace Eigen::internal;
-  const Packet factor = pset1<Packet>(1);
-  for (Index i = 0; i + 4 * width <= n; i += 4 * width)
-    for (Index k = 0; k < 4; ++k) pstore(p + i + k * width, pmul(pload<Packet>(p + i + k * width), factor));
-  keep(p);
+  constexpr int packets = 4;
+  float one = 1;
+  asm volatile("" : "+m"(one));  // a product with a known 1 is no product
+  const Packet factor = pset1<Packet>(one);
+  for (Index i = 0; i + packets * width <= n; i += packets * width)
+    unrolled<packets>(
+        [&](int k) { pstore(p + i + k * width, pmul(pload<Packet>(p + i + k * width), factor)); });
+  asm volatile("" : : "r"(p) : "memory");
 }
 
 /// Bytes of the data cache of this level that one core sees; 0 where the system does not say. What the C
@@ -129,9 +147,11 @@ Limits measure_limits(int threads) {
 }
 
 Json to_json(const Limits& limits) {
-  Json json = {{"fma_gflops", limits.fma_gflops}};
+  const auto rounded = [](double v) { return std::round(10 * v) / 10; };
+  Json json = {{"fma_gflops", rounded(limits.fma_gflops)}};
   for (const Limits::Level& level : limits.levels)
-    json[level.name] = {{"bytes", level.bytes}, {"read_gbs", level.read}, {"update_gbs", level.update}};
+    json[level.name] = {
+        {"bytes", level.bytes}, {"read_gbs", rounded(level.read)}, {"update_gbs", rounded(level.update)}};
   return json;
 }
 

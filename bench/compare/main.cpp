@@ -78,7 +78,7 @@ int work(const Options& options, int threads, const std::string& file, const std
 
   const bool quick = options.selection.quick;
   const Effort effort{
-      .seconds = quick ? 0.25 : 0.9, .rounds = quick ? 11 : 31, .too_slow_s = quick ? 1.0 : 4.0};
+      .seconds = quick ? 0.25 : 0.7, .most_seconds = quick ? 3.0 : 30.0, .rounds = quick ? 11 : 31};
   const double deadline = std::atof(std::getenv(deadline_variable)), start = now();
   const std::vector<Cell> left = left_of(options, file, threads);
   double wanted = 0, done = 0;
@@ -93,8 +93,10 @@ int work(const Options& options, int threads, const std::string& file, const std
     out << to_json(result).dump() << std::endl;
     done += cost(left[i]);
     const double seconds = (now() - start) / done * (wanted - done);
-    std::fprintf(stderr, "%4zu/%zu, about %.0f min left  %s: %.1f us, %.0f %% of the bound\n", i + 1,
-                 left.size(), seconds / 60, left[i].text().c_str(), result.ours_us, 100 * result.share());
+    const bool long_run = seconds > 100;
+    std::fprintf(stderr, "%4zu/%zu, about %.0f %s left  %s: %.1f us, %.0f %% of the bound\n", i + 1,
+                 left.size(), long_run ? seconds / 60 : seconds, long_run ? "min" : "s",
+                 left[i].text().c_str(), result.ours_us, 100 * result.share());
   }
   return out ? 0 : 1;
 }
@@ -103,21 +105,26 @@ int work(const Options& options, int threads, const std::string& file, const std
 /// virtual machines.
 std::string choose_core_type() {
   if (const char* chosen = std::getenv("OPENBLAS_CORETYPE")) return chosen;
-  std::string best, told;
-  double best_speed = 0;
-  if (torch_version().empty()) return best;
-  for (const std::string& type : core_types()) {
-    Environment environment = settings(1, type);
-    environment[probe_variable] = "1";
-    std::string printed;
-    if (run_self({}, environment, 1, &printed) != 0) continue;
-    const double speed = std::atof(printed.c_str());
-    told += " " + type + " " + std::to_string(static_cast<int>(speed));
-    if (speed > best_speed) best_speed = speed, best = type;
+  std::vector<std::pair<std::string, double>> speeds;
+  for (const std::string& type : core_types()) speeds.push_back({type, 0});
+  if (torch_version().empty() || speeds.empty()) return {};
+  for (int pass = 0; pass < 2; ++pass)
+    for (auto& [type, speed] : speeds) {
+      Environment environment = settings(1, type);
+      environment[probe_variable] = "1";
+      std::string printed;
+      if (run_self({}, environment, 1, &printed) == 0) speed = std::max(speed, std::atof(printed.c_str()));
+    }
+  // The first is the one for the widest packets; noise alone does not unseat it.
+  std::pair<std::string, double> best = speeds.front();
+  std::string told;
+  for (const auto& candidate : speeds) {
+    told += " " + candidate.first + " " + std::to_string(static_cast<int>(candidate.second));
+    if (candidate.second > 1.03 * best.second) best = candidate;
   }
   std::fprintf(stderr, "OpenBLAS, GFLOP/s of a 512 x 768 x 768 product by core type:%s; taken: %s\n",
-               told.c_str(), best.c_str());
-  return best;
+               told.c_str(), best.first.c_str());
+  return best.first;
 }
 
 /// Starts a child per number of threads and reports on what they leave in the file.

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 namespace compare {
 namespace {
@@ -19,9 +20,11 @@ struct Output {
   Matrix y, dx;
   std::vector<float> gradient;
 };
-Output output_of(const Variant& variant, Problem& problem) {
+Output output_of(const Variant& variant, Problem& problem, double& seconds) {
   problem.reset();
+  const auto start = Clock::now();
   variant.call(0);
+  seconds = since(start);
   if (variant.publish) variant.publish();
   // What LoRA adds, not what it is added to, is compared.
   Output out{problem.cell.lora_kind() ? Matrix(problem.y - problem.y0) : problem.y, problem.dx, {}};
@@ -58,9 +61,11 @@ struct Runner {
   const Contestant* who = nullptr;
   const Variant* variant = nullptr;
   Problem* problem = nullptr;
-  Index next = 0, calls = 1;
-  int since_reset = 0;
+  double seconds = 0;  // of a call, about
+  Index next = 0, calls = 1, since_reset = 0;
   std::vector<double> samples = {};
+
+  bool peer() const { return who->name.rfind("ours", 0) != 0; }
 
   void call() {
     variant->call(next);
@@ -73,13 +78,13 @@ struct Runner {
     return since(start) / static_cast<double>(count);
   }
   /// y and dx grow with each call that adds to them; they are set back before that could matter.
-  void warm_up() {
+  void warm_up(bool long_call) {
+    since_reset += calls;
     if (since_reset > 1000) {
       problem->reset();
       since_reset = 0;
     }
-    since_reset += static_cast<int>(calls);
-    call();
+    if (!long_call) call();
   }
   double median() const {
     std::vector<double> sorted = samples;
@@ -89,68 +94,98 @@ struct Runner {
   }
 };
 
-/// The number of calls that fills a sample, from a second and third call.
-Index calls_for(Runner& runner, double seconds) {
+/// The number of calls that fills a sample, and the seconds of one.
+void gauge(Runner& runner, double first_s, const Effort& effort) {
+  runner.seconds = first_s;
+  if (first_s > effort.long_call_s) return;
   const double once = std::min(runner.timed(1), runner.timed(1));
-  if (once >= seconds) return 1;
-  const double many = runner.timed(std::clamp<Index>(static_cast<Index>(0.2 * seconds / once), 1, 10000));
-  return std::clamp<Index>(static_cast<Index>(std::ceil(seconds / many)), 1, 1000000);
+  const Index some = std::clamp<Index>(static_cast<Index>(0.2 * effort.sample_s / once), 1, 10000);
+  runner.seconds = some > 1 ? runner.timed(some) : once;
+  runner.calls =
+      std::clamp<Index>(static_cast<Index>(std::ceil(effort.sample_s / runner.seconds)), 1, 1000000);
+}
+
+/// Checks the variants against `wanted` and gauges them; the fastest, told by the best of three samples. In a
+/// corner the first is taken.
+Runner fastest(const Contestant& who, Problem& problem, const Output* wanted, bool corner,
+               const Effort& effort) {
+  Runner best;
+  for (const Variant& variant : who.variants) {
+    Runner runner{.who = &who, .variant = &variant, .problem = &problem};
+    double first_s = 0;
+    const Output got = output_of(variant, problem, first_s);
+    const std::string name = who.name + (variant.name.empty() ? "" : " (" + variant.name + ")");
+    if (wanted != nullptr) expect_same(problem.cell.text() + ": " + name, got, *wanted);
+    problem.reset();
+    if (corner) {
+      runner.seconds = first_s;
+      return runner;
+    }
+    gauge(runner, first_s, effort);
+    // A first call pays for memory that later ones find.
+    const bool hopeless = best.who != nullptr && runner.seconds > 2 * best.seconds;
+    for (int i = 0; i < 3 && who.variants.size() > 1 && !hopeless; ++i) {
+      runner.seconds = std::min(runner.seconds, runner.timed(runner.calls));
+      if (runner.seconds > effort.long_call_s) break;
+    }
+    if (best.who == nullptr || runner.seconds < best.seconds) best = runner;
+  }
+  return best;
+}
+
+double round_seconds(const std::vector<Runner>& runners, const Effort& effort) {
+  double sum = 0;
+  for (const Runner& r : runners)
+    sum += r.seconds * static_cast<double>(r.calls + (r.seconds > effort.long_call_s ? 0 : 1));
+  return sum;
+}
+
+/// Leaves out the slowest peers while three rounds would take too long.
+void shorten(std::vector<Runner>& runners, const Effort& effort, Result& result) {
+  while (3 * round_seconds(runners, effort) > effort.most_seconds) {
+    const auto slowest =
+        std::max_element(runners.begin(), runners.end(), [](const Runner& a, const Runner& b) {
+          return std::pair(a.peer(), a.seconds) < std::pair(b.peer(), b.seconds);
+        });
+    if (!slowest->peer()) break;
+    char why[64];
+    std::snprintf(why, sizeof why, "too long, %.1f s per call", slowest->seconds);
+    result.skipped[slowest->who->name] = why;
+    runners.erase(slowest);
+  }
 }
 
 }  // namespace
 
 Result measure(const Cell& cell, const Limits& limits, const Effort& effort) {
   Problem problem(cell, limits.l2_bytes());
-  const Contestants own = ours(problem);
-  Contestants all = own;
+  Contestants all = ours(problem);
+  const std::size_t own = all.size();
   for (const auto& peers : {eigen_peers, torch_peers, onednn_peers})
     for (Contestant& peer : peers(problem)) all.push_back(std::move(peer));
 
   Result result{
       .cell = cell, .bound_us = bound_us(problem, limits), .peers = {}, .variants = {}, .skipped = {}};
-  const Output wanted = output_of(own.front().variants.front(), problem);
+  double ours_s = 0;
+  const Output wanted = output_of(all.front().variants.front(), problem, ours_s);
+  const bool corner = ours_s > effort.corner_s;
   std::vector<Runner> runners;
-  double round_s = 0;
-  for (const Contestant& who : all) {
-    Runner best{.who = &who, .problem = &problem};
-    double best_s = 1e9, slowest_s = 0;
-    for (const Variant& variant : who.variants) {
-      const auto start = Clock::now();
-      const bool reference = &who == &all.front();
-      if (!reference) {
-        const Output got = output_of(variant, problem);
-        expect_same(cell.text() + ": " + who.name + (variant.name.empty() ? "" : " (" + variant.name + ")"),
-                    got, wanted);
-      }
-      problem.reset();
-      slowest_s = since(start);
-      Runner runner{.who = &who, .variant = &variant, .problem = &problem};
-      runner.calls = slowest_s < effort.too_slow_s ? calls_for(runner, effort.sample_s) : 1;
-      // Variants are told apart by the best of three samples.
-      double s = slowest_s;
-      for (int i = 0; i < (who.variants.size() > 1 ? 3 : 1) && slowest_s < effort.too_slow_s; ++i)
-        s = std::min(s, runner.timed(runner.calls));
-      if (s < best_s) best_s = s, best = runner;
-    }
-    if (who.name.rfind("ours", 0) != 0 && best_s > effort.too_slow_s) {
-      char why[64];
-      std::snprintf(why, sizeof why, "%.1f s per call", best_s);
-      result.skipped[who.name] = why;
-      continue;
-    }
-    if (who.variants.size() > 1) result.variants[who.name] = best.variant->name;
-    round_s += best_s * static_cast<double>(best.calls + 1);
-    runners.push_back(best);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    // Not against itself: the gradient of ours has grown since.
+    runners.push_back(fastest(all[i], problem, i == 0 ? nullptr : &wanted, corner, effort));
+    if (i >= own && all[i].variants.size() > 1) result.variants[all[i].name] = runners.back().variant->name;
   }
+  shorten(runners, effort, result);
 
-  result.rounds = std::clamp(static_cast<int>(effort.seconds / round_s), 3, effort.rounds);
-  if (result.rounds < 7 && 7 * round_s < 3 * effort.seconds) result.rounds = 7;
+  const double once = round_seconds(runners, effort);
+  result.rounds = std::clamp(static_cast<int>(effort.seconds / once), 3, effort.rounds);
+  if (result.rounds < 7 && 7 * once < 3 * effort.seconds) result.rounds = 7;
   for (int round = 0; round < result.rounds; ++round)
     for (std::size_t i = 0; i < runners.size(); ++i) {
       Runner& runner = runners[(i + static_cast<std::size_t>(round)) % runners.size()];
       // The other pool of threads goes to sleep first.
       if (cell.threads > 1) std::this_thread::sleep_for(std::chrono::microseconds(500));
-      runner.warm_up();
+      runner.warm_up(runner.seconds > effort.long_call_s);
       runner.samples.push_back(runner.timed(runner.calls));
     }
 

@@ -47,10 +47,8 @@ std::string table(std::vector<Result> results) {
     std::size_t to = from;
     std::vector<std::string> peers;
     for (; to < results.size() && block(results[to]) == block(results[from]); ++to)
-      for (const auto* names : {&results[to].peers}) {
-        for (const auto& [peer, us] : *names)
-          if (std::find(peers.begin(), peers.end(), peer) == peers.end()) peers.push_back(peer);
-      }
+      for (const auto& [peer, us] : results[to].peers)
+        if (std::find(peers.begin(), peers.end(), peer) == peers.end()) peers.push_back(peer);
     std::sort(peers.begin(), peers.end());
     const Cell& c = results[from].cell;
     text += "\n" + name(c.op) + " " + c.pass() + ", " + std::to_string(c.threads) +
@@ -71,7 +69,7 @@ std::string table(std::vector<Result> results) {
       if (c.lora_kind()) row.push_back(std::to_string(r.cell.rank));
       row.push_back(format("%.1f", r.ours_us));
       row.push_back(format("%.0f %%", 100 * r.share()));
-      if (!c.backward) row.push_back(format("%.1f", r.pack_us));
+      if (!c.backward) row.push_back(r.pack_us > 0 ? format("%.1f", r.pack_us) : "-");
       if (c.threads > 1) row.push_back(format("%.2fx", r.ours_one_thread_us / r.ours_us));
       for (const std::string& peer : peers) {
         const auto found = r.peers.find(peer);

@@ -12,7 +12,6 @@ namespace compare {
 namespace {
 
 using at::Tensor;
-using torch::indexing::Slice;
 
 Tensor view(const Matrix& m) { return at::from_blob(const_cast<float*>(m.data()), {m.rows(), m.cols()}); }
 Tensor copy_of(const Matrix& m) { return view(m).clone(); }
@@ -230,18 +229,18 @@ struct InPlace {
   }
 };
 
-Variant formula(const std::string& name, Problem& problem, Formula f, bool stacked) {
-  auto run = std::make_shared<Run>(problem, std::move(f), stacked);
-  Variant v{
-      .name = name, .call = [run](Index copy) { run->call(copy); }, .publish = [run] { run->publish(); }};
-  if (problem.cell.backward) v.gradient = [run] { return run->gradient(); };
+template <class State>
+Variant variant(const std::string& name, const std::shared_ptr<State>& state) {
+  Variant v{.name = name, .call = [state](Index copy) { state->call(copy); }};
+  if constexpr (requires { state->publish(); }) v.publish = [state] { state->publish(); };
+  if (state->problem.cell.backward) v.gradient = [state] { return state->gradient(); };
   return v;
 }
+Variant formula(const std::string& name, Problem& problem, Formula f, bool stacked) {
+  return variant(name, std::make_shared<Run>(problem, std::move(f), stacked));
+}
 Variant in_place(const std::string& name, Problem& problem, bool stacked) {
-  auto state = std::make_shared<InPlace>(problem, stacked);
-  Variant v{.name = name, .call = [state](Index copy) { state->call(copy); }};
-  if (problem.cell.backward) v.gradient = [state] { return state->gradient(); };
-  return v;
+  return variant(name, std::make_shared<InPlace>(problem, stacked));
 }
 
 /// The forward of ia3 and mov into memory that is there already.
@@ -278,14 +277,15 @@ Contestants torch_peers(Problem& problem) {
     return all;
   }
   Contestant best{.name = cell.routed() ? "libtorch_concat" : "libtorch_lora_inplace",
-                  .variants = {in_place("in place", problem, false)}};
-  if (cell.routed()) best.variants.push_back(in_place("in place, stacked", problem, true));
+                  .variants = {in_place("in place, stacked", problem, true)}};
+  if (cell.routed()) best.variants.push_back(in_place("in place", problem, false));
   if (cell.routed() && cell.backward) best.variants.push_back(formula("autograd", problem, concat, true));
   all.push_back(best);
   if (cell.op == Op::lora) all.push_back(one("libtorch_peft_lora", peft_lora));
   if (cell.op == Op::soft) all.push_back(one("libtorch_loramoe_loop", loramoe));
-  if (cell.op == Op::top2) all.push_back(one("libtorch_mola_loop", mola));
-  if (cell.op == Op::top2) all.push_back(one("libtorch_moepeft_loop", moepeft));
+  if (cell.op != Op::top2) return all;
+  all.push_back(one("libtorch_mola_loop", mola));
+  all.push_back(one("libtorch_moepeft_loop", moepeft));
   return all;
 }
 

@@ -34,7 +34,8 @@ class Concat {
         c_(problem.cell.tokens, n_),
         p_(problem.cell.tokens, gates_) {
     Matrix stacked(width_, problem.cell.d);
-    stacked << problem.weights.a, problem.weights.router;
+    stacked.topRows(n_) = problem.weights.a;
+    if (gates_ > 0) stacked.bottomRows(gates_) = problem.weights.router;
     down_.assign(static_cast<std::size_t>(problem.copies), stacked);
     up_.assign(static_cast<std::size_t>(problem.copies), problem.weights.b);
     if (!problem.cell.backward) return;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <functional>
 #include <optional>
+#include <utility>
 
 namespace compare {
 namespace {
@@ -27,12 +28,13 @@ double over(const Result& r, const std::string& peer) {
   const auto found = r.peers.find(peer);
   return found == r.peers.end() ? 0 : found->second / r.ours_us;
 }
-/// Of the fastest peer whose name begins so.
-double over_best(const Result& r, const std::string& prefix) {
-  double best = 0;
+/// Of the fastest peer whose name begins so; 0 where there is none.
+std::pair<double, std::string> best_peer(const Result& r, const std::string& prefix) {
+  std::pair<double, std::string> best{0, ""};
   for (const auto& [peer, us] : r.peers)
-    if (peer.rfind(prefix, 0) == 0 && (best == 0 || us < best)) best = us;
-  return best / r.ours_us;
+    if (peer.rfind(prefix, 0) == 0 && (best.second.empty() || us / r.ours_us < best.first))
+      best = {us / r.ours_us, peer};
+  return best;
 }
 
 bool usual(const Cell& c) { return (!c.routed() || c.experts == 8) && (!c.lora_kind() || c.rank == 8); }
@@ -89,7 +91,7 @@ std::vector<Promise> promises() {
                        "%.2fx", libtorch ? 0.0 : 0.9, libtorch ? 2.0 : 0.0,
                        [=](const Result& r) -> std::optional<double> {
                          const bool here = r.cell.op == op && r.cell.cold == cold && r.cell.tokens <= 8;
-                         const double value = over_best(r, libtorch ? "libtorch" : "");
+                         const double value = best_peer(r, libtorch ? "libtorch" : "").first;
                          if (!here || r.cell.threads != 1 || !usual(r.cell) || value == 0) return {};
                          return value;
                        }});
@@ -151,18 +153,18 @@ std::string summary(const Results& all, bool markdown) {
   if (rows.size() == 1) return "no cells of the summary: it is about E = 8, r = 8\n";
   std::string text = lines(rows, markdown);
 
-  // Cells behind a peer by more than a tenth, the worst first.
+  // Cells behind a peer by more than a tenth, the worst first; all of them where the text is to be kept.
   std::vector<std::pair<double, std::string>> behind;
   for (const Result& r : all.results)
-    if (const double ratio = over_best(r, ""); ratio > 0 && ratio < 0.9)
-      behind.push_back({ratio, r.cell.text() + format(": %.2fx of the best peer", ratio)});
+    if (const auto [ratio, peer] = best_peer(r, ""); ratio > 0 && ratio < 0.9)
+      behind.push_back({ratio, r.cell.text() + ": " + format("%.2fx", ratio) + " of " + peer});
   std::sort(behind.begin(), behind.end());
   text += "\n" + std::to_string(behind.size()) + " of " + std::to_string(all.results.size()) +
           " cells are behind the best peer by more than 10 %" + (behind.empty() ? "\n" : ":\n");
-  constexpr std::size_t shown = 20;
-  for (std::size_t i = 0; i < std::min(behind.size(), shown); ++i)
-    text += (markdown ? "- " : "  ") + behind[i].second + "\n";
-  if (behind.size() > shown) text += (markdown ? "- " : "  ") + std::string("...\n");
+  if (markdown && !behind.empty()) text += "\n";
+  const std::size_t shown = markdown ? behind.size() : std::min<std::size_t>(20, behind.size());
+  for (std::size_t i = 0; i < shown; ++i) text += (markdown ? "- " : "  ") + behind[i].second + "\n";
+  if (shown < behind.size()) text += "  ... and the rest with --markdown\n";
   return text;
 }
 

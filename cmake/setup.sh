@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Installs the Debian packages of each set named, those that are missing: cmake/setup.sh job|tests|oracle ...
+# Installs the Debian packages of each set named, those that are missing: cmake/setup.sh job|tests|oracle|bench ...
 # Works as root and as a user with sudo. On other systems it names what to install.
 set -euo pipefail
 
@@ -9,6 +9,8 @@ job=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev "${word
 tests=("${job[@]}" catch2 libbenchmark-dev pkg-config
        clang clang-format libclang-rt-dev libomp-dev)
 oracle=(python3-torch)
+bench=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev libbenchmark-dev
+       libtorch-dev libdnnl-dev libopenblas0-pthread)
 
 missing=()
 for set in "$@"; do

@@ -43,6 +43,12 @@ std::vector<Cell> left_of(const Options& options, const std::string& file, int t
   return left;
 }
 
+/// Whether the last line has no end, because the program was stopped while it wrote.
+bool torn(const std::string& file) {
+  std::ifstream in(file, std::ios::ate);
+  return in.tellg() > 0 && in.seekg(-1, std::ios::end).get() != '\n';
+}
+
 /// Guesses what a cell takes, for the time left: seconds of a call, rounds of all contestants, and the
 /// making.
 double cost(const Cell& c) {
@@ -74,7 +80,7 @@ int work(const Options& options, int threads, const std::string& file, const std
       {"OPENBLAS_CORETYPE", setting("OPENBLAS_CORETYPE")},
       {"ATEN_CPU_CAPABILITY", setting("ATEN_CPU_CAPABILITY")}};
   std::ofstream out(file, std::ios::app);
-  out << header.dump() << std::endl;
+  out << (torn(file) ? "\n" : "") << header.dump() << std::endl;
 
   const bool quick = options.selection.quick;
   const Effort effort{

@@ -3,7 +3,6 @@
 #include "problem.hpp"
 
 #include <torch/torch.h>
-#include <torch/version.h>
 
 #include <memory>
 

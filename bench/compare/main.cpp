@@ -55,7 +55,7 @@ bool torn(const std::string& file) {
 double cost(const Cell& c) {
   const double calls =
       4e-11 * static_cast<double>(c.tokens * (c.weights() + 20 * c.d)) * (c.backward ? 3 : 1);
-  return 0.5 + 60 * calls;
+  return 0.5 + std::min(60 * calls, 30.0);
 }
 
 /// A child with the right environment: measures the cells of one number of threads that the file lacks.
@@ -87,7 +87,7 @@ int work(const Options& options, int threads, const std::string& file, const std
 
   const bool quick = options.selection.quick;
   const Effort effort{
-      .seconds = quick ? 0.25 : 0.7, .most_seconds = quick ? 3.0 : 30.0, .rounds = quick ? 11 : 31};
+      .seconds = quick ? 0.25 : 0.7, .most_seconds = quick ? 3.0 : 12.0, .rounds = quick ? 11 : 31};
   const double deadline = std::atof(std::getenv(deadline_variable)), start = now();
   const std::vector<Cell> left = left_of(options, file, threads);
   double wanted = 0, done = 0;

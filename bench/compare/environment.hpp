@@ -26,9 +26,10 @@ std::vector<std::string> core_types();
 
 /// Processors that this process may run on.
 int processors();
-/// Flushes denormals to zero on this thread and those it starts; keeps freed memory, because page faults of
-/// fresh tensors would be most of some peers' time.
-void steady_process();
+/// Flushes denormals to zero on this thread and those it starts.
+void flush_denormals();
+/// Makes malloc keep freed memory: page faults of fresh tensors would be most of some peers' time.
+void keep_memory();
 
 std::string processor_name();
 std::string compiler_name();

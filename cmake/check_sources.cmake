@@ -14,7 +14,7 @@ set(floors
     "core/params core/math"
     "core/routing core/init kernels/packet kernels/panels"
     "kernels/dot kernels/combine kernels/softmax concepts"
-    "experts/dropout experts/path routers/projection losses/pool optim/step"
+    "kernels/visits experts/dropout experts/path routers/projection losses/pool optim/step"
     "experts/lora_config"
     "experts/lora_shape"
     "experts/* routers/* losses/* optim/*"

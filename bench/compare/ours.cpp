@@ -10,18 +10,9 @@
 namespace compare {
 namespace {
 
-/// Weights packed for inference, or theta itself while an adapter has no `prepare`.
-template <class Adapter>
-auto prepare(const Adapter& adapter, const moxie::Buffer<float>& theta) {
-  if constexpr (requires { adapter.prepare(std::span<const float>(theta)); })
-    return adapter.prepare(std::span<const float>(theta));
-  else
-    return std::span<const float>(theta);
-}
-
 template <class Adapter>
 struct Ours {
-  using Prepared = decltype(prepare(std::declval<const Adapter&>(), moxie::Buffer<float>()));
+  using Prepared = moxie::Prepared<float>;
 
   Problem& problem;
   const Adapter adapter;
@@ -40,8 +31,8 @@ struct Ours {
     if (p.cell.backward) {
       gradient.assign(all.size(), 0.0f);
     } else {
-      for (const auto& copy : theta) prepared.push_back(prepare(adapter, copy));
-      if constexpr (!std::is_same_v<Prepared, std::span<const float>>) theta.resize(1);
+      for (const auto& copy : theta) prepared.push_back(adapter.prepare(copy));
+      theta.resize(1);
     }
   }
 
@@ -56,11 +47,10 @@ struct Ours {
   }
 
   double pack_us() const {
-    if constexpr (std::is_same_v<Prepared, std::span<const float>>) return 0;
     std::vector<double> times;
     for (int i = 0; i < 5; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      [[maybe_unused]] const Prepared packed = prepare(adapter, theta.front());
+      [[maybe_unused]] const Prepared packed = adapter.prepare(theta.front());
       times.push_back(
           std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }
@@ -68,12 +58,7 @@ struct Ours {
     return times[2];
   }
 
-  double workspace_bytes() const {
-    std::size_t scalars = cache.h.size() + workspace.factors.size() + workspace.scratch.size();
-    for (const moxie::Routing<float>* routing : {&cache.routing, &workspace.drouting})
-      scalars += routing->logits.size() + routing->probs.size() + routing->gates.size();
-    return static_cast<double>(scalars * sizeof(float));
-  }
+  double workspace_bytes() const { return static_cast<double>(cache.bytes() + workspace.bytes()); }
 };
 
 template <class Adapter>

@@ -49,8 +49,9 @@ struct BackwardTile {
   const Run& run;
 };
 
-/// Columns of a weight gradient in one block of a stock part.
-inline constexpr Index block_columns = kernels::panel_columns;
+/// Columns of a weight gradient in one block of a stock part: enough to read rows in pieces that the memory
+/// likes, few enough to share out.
+inline constexpr Index block_columns = 2 * kernels::panel_columns;
 
 namespace detail {
 constexpr Index column_blocks(Index columns) { return (columns + block_columns - 1) / block_columns; }

@@ -16,6 +16,8 @@ struct Cache {
   bool in_place = false;  ///< y was written over x: no backward from here
   bool router_x = false;  ///< the router read an input of its own
   Run run;                ///< of the last forward
+
+  std::size_t bytes() const { return routing.bytes() + h.size() * sizeof(S); }
 };
 
 /// Scratch of a call. One per group of threads; any number of modules may share it, one call at a time.
@@ -29,6 +31,11 @@ struct Workspace {
   Buffer<S> packed;   ///< weights in panels, for one pass
   Buffer<int> lists;  ///< `lists_stride` integers per thread, then the tokens by expert of a whole call
   Index lists_stride = 0;
+
+  std::size_t bytes() const {
+    return drouting.bytes() + lists.size() * sizeof(int) +
+           (between.size() + factors.size() + scratch.size() + packed.size()) * sizeof(S);
+  }
 
   S* of_thread(int thread) { return scratch.data() + thread * stride; }
 

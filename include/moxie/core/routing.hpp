@@ -27,6 +27,10 @@ struct Routing {
   Buffer<int> count;      ///< [rows]
 
   Index size() const { return rows * experts; }
+  std::size_t bytes() const {
+    return (logits.size() + probs.size() + gates.size() + noisy.size() + noise_scale.size()) * sizeof(S) +
+           (chosen.size() + count.size()) * sizeof(int);
+  }
   Index tokens() const { return rows / rows_per_token; }
 
   /// Sizes everything for a call; allocates only when larger than ever before.

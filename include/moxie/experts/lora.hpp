@@ -4,6 +4,7 @@
 #include <moxie/experts/lora_shape.hpp>
 #include <moxie/kernels/combine.hpp>
 #include <moxie/kernels/dot.hpp>
+#include <moxie/kernels/visits.hpp>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -28,11 +29,9 @@ class LoraBank : public LoraShape<S> {
   Index scratch(Index tile) const {
     const Index row =
         total_rank() + (config().bias ? experts() + out() : 0) + (config().dropout > 0 ? 2 * in() : 0);
-    return std::max(tile * row, (total_rank() + chunk) * block_columns);
+    return std::max(tile * row + (tile + 1) * kernels::visit_columns, (total_rank() + chunk) * block_columns);
   }
-  Index lists(Index tile) const {
-    return detail::ByExpert::size(tile, experts(), experts()) + tile + 1 + tile * total_rank();
-  }
+  Index lists(Index tile) const { return detail::ByExpert::size(tile, experts(), experts()); }
 
   /// h = A x_e; c = (scale gate) h; y += sum of c B, one chain over (expert, rank) ascending, added once.
   template <class W>
@@ -46,14 +45,16 @@ class LoraBank : public LoraShape<S> {
   template <class W>
   void forward_part(const ForwardTile<S, W>& tile, int stage, Index part, Index parts) const {
     const Index tokens = tile.x.rows, ranks = total_rank();
-    S* const c = tile.scratch;                  // [tokens, R]
-    S* const gates = c + tokens * ranks;        // [tokens, E], with biases
-    S* const sum = gates + tokens * experts();  // [tokens, out], with biases
+    S* const c = tile.scratch;                                       // [tokens, R]
+    S* const space = c + tokens * ranks;                             // [tokens + 1, visit_columns]
+    S* const gates = space + (tokens + 1) * kernels::visit_columns;  // [tokens, E], with biases
+    S* const sum = gates + tokens * experts();                       // [tokens, out], with biases
+    if (grouped(tile.routing)) {                                     // too little to cut
+      if (part > 0) return;
+      parts = 1;
+    }
     if (stage == 0) {
-      const bool by_expert = grouped(tile.routing);  // too little to cut
-      if (by_expert && part > 0) return;
-      const Index first = by_expert ? 0 : ranks * part / parts,
-                  last = by_expert ? ranks : ranks * (part + 1) / parts;
+      const Index first = ranks * part / parts, last = ranks * (part + 1) / parts;
       down(tile, first, last, gates);
       const Weights weights{*this, tile.routing, tile.first, tile.run};
       for (Index t = 0; t < tokens; ++t)
@@ -64,7 +65,6 @@ class LoraBank : public LoraShape<S> {
         });
       for (Index t = 0; config().bias && part == 0 && t < tokens; ++t)
         for (Index e = 0; e < experts(); ++e) gates[t * experts() + e] = weights(t, e);
-      if (by_expert) list_ranks(tile);
       return;
     }
     const Index panels = kernels::panels(out()), column = panels * part / parts * kernels::panel_columns,
@@ -73,11 +73,11 @@ class LoraBank : public LoraShape<S> {
     const Out<S> y(tile.y.data + column, tokens, columns, tile.y.stride);
     const kernels::Panels<W> b = tile.weights[1].middle_cols(column, columns);
     if (!config().bias) {
-      up(tile, b, c, ranks, kernels::Into::add, y);
+      up(tile, b, c, ranks, kernels::Into::add, space, y);
       return;
     }
     const Out<S> delta(sum + column, tokens, columns, out());
-    up(tile, b, c, ranks, kernels::Into::set, delta);
+    up(tile, b, c, ranks, kernels::Into::set, space, delta);
     kernels::combine(kernels::Into::chain, {gates, experts(), 1},
                      tile.weights[2].middle_cols(column, columns), delta);
     for (Index t = 0; t < tokens; ++t)
@@ -122,8 +122,7 @@ class LoraBank : public LoraShape<S> {
     }
     if (tile.dx.empty()) return;
     if (dropped(tile.run)) return down_backward_with_dropout(tile);
-    if (grouped(tile.routing)) list_ranks(tile);
-    up(tile, a, tile.factors.data, tile.factors.stride, kernels::Into::add, tile.dx);
+    up(tile, a, tile.factors.data, tile.factors.stride, kernels::Into::add, tile.scratch, tile.dx);
   }
 
   /// dA += dh^T x_e, dB += c^T dy, dbias += (scale gate)^T dy, for one block of columns. The chain of each
@@ -206,29 +205,35 @@ class LoraBank : public LoraShape<S> {
     }
   }
 
-  /// For the grouped path the ranks that each token of a tile is served by, behind the lists by expert.
-  template <class Tile>
-  void list_ranks(const Tile& tile) const {
-    const Index tokens = tile.x.rows;
-    int* const begins = tile.lists + detail::ByExpert::size(tokens, experts(), experts());  // [tokens + 1]
-    int* const list = begins + tokens + 1;
-    int count = 0;
-    for (Index t = 0; t < tokens; ++t) {
-      begins[t] = count;
-      detail::for_chosen(tile.routing, tile.first + t, [&](Index e) {
-        for (Index j = begin(e); j < begin(e + 1); ++j) list[count++] = static_cast<int>(j);
-      });
-    }
-    begins[tokens] = count;
-  }
-
-  /// Sum over j of c[t, j] m[j], a chain over (expert, rank) ascending.
+  /// Sum over j of c[t, j] m[j], a chain over (expert, rank) ascending. The grouped path goes expert by
+  /// expert through its tokens (tile.lists); between a token's first and last expert its chain waits in
+  /// `space`, [tile + 1, visit_columns].
   template <class Tile, class W>
-  void up(const Tile& tile, const kernels::Panels<W>& m, const S* c, Index ldc, kernels::Into end,
+  void up(const Tile& tile, const kernels::Panels<W>& m, const S* c, Index ldc, kernels::Into end, S* space,
           Out<S> to) const {
     if (!grouped(tile.routing)) return kernels::combine(end, {c, ldc, 1}, m, to);
-    const int* const begins = tile.lists + detail::ByExpert::size(to.rows, experts(), experts());
-    kernels::combine_each(end, {c, ldc, 1}, begins, begins + to.rows + 1, m, to);
+    constexpr Index width = kernels::visit_columns;
+    const bool adds = end == kernels::Into::add;
+    const Routing<S>& routing = tile.routing;
+    const detail::ByExpert tokens{tile.lists};
+    std::fill_n(space, width, S(0));
+    for (Index i = 0; i < to.cols; i += width) {
+      const Index columns = std::min(width, to.cols - i);
+      for (Index t = 0; !adds && t < to.rows; ++t) std::fill_n(to.row(t) + i, columns, S(0));
+      for (Index e = 0; e < experts(); ++e) {
+        const auto visits = [&](Index t) {
+          const Index row = tile.first + t;
+          const int* const chosen = routing.chosen_row(row);
+          const bool last = chosen[routing.count[static_cast<std::size_t>(row)] - 1] == e;
+          S* const between = space + (t + 1) * width;
+          return kernels::Visit<S>{.start = chosen[0] == e ? space : between,
+                                   .add = last ? to.row(t) + i : space,
+                                   .out = last ? to.row(t) + i : between};
+        };
+        kernels::combine_visits(kernels::Coefficients<S>{c + begin(e), ldc, 1}, tokens[e],
+                                m.middle_rows(begin(e), rank(e)).middle_cols(i, columns), visits);
+      }
+    }
   }
 
   /// dx += sum over masks of mask (A^T dh), summed from 0 in ascending order and added once.
@@ -257,16 +262,20 @@ class LoraBank : public LoraShape<S> {
     };
     if (grouped(b.routing) && !drops) {
       for (Index e = 0; e < experts(); ++e)
-        kernels::combine(Into::add, {b.factors.data + at + begin(e), 1, stride},
-                         detail::ByExpert{b.by_expert}[e], seen(0, of.rows),
-                         to.middle_rows(begin(e), rank(e)));
+        if (const auto tokens = detail::ByExpert{b.by_expert}[e]; !tokens.empty())
+          kernels::combine(Into::add, {b.factors.data + at + begin(e), 1, stride}, tokens, seen(0, of.rows),
+                           to.middle_rows(begin(e), rank(e)));
       return;
     }
+    if (of.rows <= chunk && !drops)
+      return kernels::combine(Into::add, {b.factors.data + at, 1, stride}, seen(0, of.rows), to);
     const Out<S> sum(b.scratch, total_rank(), to.cols, block_columns);
     S* const masked = b.scratch + total_rank() * block_columns;
     for (Index t = 0; t < of.rows; t += chunk) {
       const Index tokens = std::min(chunk, of.rows - t);
       const Into into = t == 0 ? Into::set : Into::chain;
+      const Index next = std::min(t + chunk, of.rows);
+      kernels::prefetch(In<S>(of.row(next) + column, std::min(chunk, of.rows - next), to.cols, of.stride));
       if (!drops) {
         kernels::combine(into, {b.factors.row(t) + at, 1, stride}, seen(t, tokens), sum);
         continue;

@@ -39,24 +39,23 @@ struct Coefficients {
 // Rows of out x packets in registers; measured with AVX-512, 384 tokens: 4x4 104, 116, 114 of 118 GFLOP/s at
 // (d, depth) of (768, 8), (768, 64), (4096, 64), 6x4 100, 116, 111, 3x8 96, 115, 109.
 constexpr int combine_rows = 4, combine_packets = many_registers ? 4 : 2;
+// One row alone: more chains in flight, and fewer reads of its coefficients.
+constexpr int combine_packets_single = 8;
 // Weights that pass all rows together, in bytes: half of a small second cache.
 constexpr Index combine_group_bytes = 1 << 18;
-// The same where each row has a list of its own: less, since each load serves one row, but not so little that
-// the output is touched in splinters (top-2 of 8, 4096 columns: 16 KB 0.34, 64 KB 0.26, 256 KB 0.27 s).
-constexpr Index combine_each_bytes = 1 << 16;
 
 namespace detail {
 
-/// The packets of a matrix from column i on.
+/// The packets of a matrix from column i on; those of a block may lie in two panels, where i is a border.
 template <Scalar S, class W>
 struct Columns {
   const W* data;
-  Index stride;
+  Index stride, panel;
   Columns(const Panels<W>& m, Index i)
-      : data(m.data + i / panel_columns * m.panel + i % panel_columns), stride(m.stride) {}
+      : data(m.data + i / panel_columns * m.panel + i % panel_columns), stride(m.stride), panel(m.panel) {}
   template <bool part>
   EIGEN_ALWAYS_INLINE Packet<S> get(Index k, Index q, Index n) const {
-    return load_some<part, S>(data + k * stride + q, n);
+    return load_some<part, S>(data + k * stride + q / panel_columns * panel + q % panel_columns, n);
   }
 };
 /// The product of two matrices, element by element.
@@ -176,8 +175,7 @@ template <class From, int R, Scalar S, class Depth, class M>
 void combine_rows_of(const End<S>& end, const Coefficients<S>& c, const Depth& depth, const M& m, Index first,
                      Index count, Index r, Out<S> out) {
   constexpr Index size = packet_size<S>;
-  constexpr int most = static_cast<int>(panel_columns / size);
-  constexpr int wide = R > 1 ? combine_packets : std::min(8, most);  // one row: more chains in flight
+  constexpr int wide = R > 1 ? combine_packets : combine_packets_single;
   const Coefficients<S> own{c.data + r * c.row, c.row, c.depth};
   const auto block = [&]<int P, bool part>(Index i, Index n) {
     const S* const other = end.other.data == nullptr ? nullptr : end.other.row(r) + i;
@@ -221,19 +219,6 @@ template <Scalar S, class W>
 void combine(const std::type_identity_t<End<S>>& end, Coefficients<S> c, std::span<const int> list,
              const Panels<W>& m, Out<S> out) {
   detail::combine_all<detail::Columns<S, W>>(end, c, detail::Listed{list}, std::ssize(list), m, out);
-}
-/// Of a list of its own for each row r: begin[r] up to begin[r + 1] of `list`.
-template <Scalar S, class W>
-void combine_each(const std::type_identity_t<End<S>>& end, Coefficients<S> c, const int* begin,
-                  const int* list, const Panels<W>& m, Out<S> out) {
-  const Index group = detail::column_group<S>(combine_each_bytes, m.rows);
-  for (Index i = 0; i < out.cols; i += group) {
-    const Index columns = std::min(group, out.cols - i);
-    for (Index r = 0; r < out.rows; ++r) {
-      const detail::Listed own{{list + begin[r], static_cast<std::size_t>(begin[r + 1] - begin[r])}};
-      detail::combine_rows_of<detail::Columns<S, W>, 1>(end, c, own, m, i, columns, r, out);
-    }
-  }
 }
 /// With m = x * other, taken element by element and never stored.
 template <Scalar S>

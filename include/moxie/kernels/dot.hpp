@@ -16,7 +16,6 @@ namespace moxie::inline MOXIE_ABI::kernels {
 constexpr int dot_tokens = 4, dot_rows = many_registers ? 4 : 2;
 // One token alone: independent chains hide the latency of the multiply-add.
 constexpr int dot_rows_single = many_registers ? 16 : 8;
-constexpr int dot_rows_few = 4;  // for what is left of them
 // Rows of weights that pass all tokens together, in bytes: half of a small second cache.
 constexpr Index dot_group_bytes = 1 << 18;
 
@@ -84,17 +83,16 @@ struct DotBlock {
   }
 };
 
-template <int M, int N, int few, Scalar S, class Tokens, class W>
+/// Rows [first, first + count) of `a` in blocks of N, what is left in blocks of half as many, and so on.
+template <int M, int N, Scalar S, class Tokens, class W>
 void dot_rows_of(const Tokens& x, const Panels<W>& a, Index first, Index count, S* const (&h)[M]) {
-  S* to[M];
-  const auto block = [&]<int rows>(Index j) {
-    for (int t = 0; t < M; ++t) to[t] = h[t] + j;
-    DotBlock<M, rows, S>().run(x, a, j, to);
-  };
-  Index j = first;
-  for (; j + N <= first + count; j += N) block.template operator()<N>(j);
-  for (; j + few <= first + count; j += few) block.template operator()<few>(j);
-  for (; j < first + count; ++j) block.template operator()<1>(j);
+  for (; count >= N; first += N, count -= N) {
+    S* to[M];
+    for (int t = 0; t < M; ++t) to[t] = h[t] + first;
+    DotBlock<M, N, S>().run(x, a, first, to);
+  }
+  if constexpr (N > 1)
+    if (count > 0) dot_rows_of<M, N / 2>(x, a, first, count, h);
 }
 
 /// `rows(t, M)` makes the M rows from number t on and tells where their results go.
@@ -108,12 +106,12 @@ void dot_all(Index tokens, const Panels<W>& a, const Rows& rows) {
     for (; t + dot_tokens <= tokens; t += dot_tokens) {
       S* h[dot_tokens];
       const auto x = rows.template operator()<dot_tokens>(t, h);
-      dot_rows_of<dot_tokens, dot_rows, dot_rows / 2>(x, a, j, count, h);
+      dot_rows_of<dot_tokens, dot_rows>(x, a, j, count, h);
     }
     for (; t < tokens; ++t) {
       S* h[1];
       const auto x = rows.template operator()<1>(t, h);
-      dot_rows_of<1, dot_rows_single, dot_rows_few>(x, a, j, count, h);
+      dot_rows_of<1, dot_rows_single>(x, a, j, count, h);
     }
   }
 }

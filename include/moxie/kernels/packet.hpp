@@ -81,4 +81,14 @@ EIGEN_ALWAYS_INLINE Packet<S> load_some(const W* p, Index n) {
 }
 
 }  // namespace detail
+
+/// Asks for the cache lines of a matrix before it is used: what is read in short pieces of far rows would
+/// otherwise wait for the third cache at each of them.
+template <Scalar S>
+void prefetch(In<S> m) {
+  for (Index r = 0; r < m.rows; ++r)
+    for (Index i = 0; i < m.cols; i += static_cast<Index>(64 / sizeof(S)))
+      Eigen::internal::prefetch(m.row(r) + i);
+}
+
 }  // namespace moxie::inline MOXIE_ABI::kernels

@@ -44,13 +44,11 @@ class UniformRouter {
     const Index first = tile.first * config_.heads, rows = tile.x.rows * config_.heads;
     Routing<S>& routing = tile.routing;
     const S gate = S(1) / static_cast<S>(config_.experts);
-    for (Index row = first; row < first + rows; ++row) {
-      const Index at = row * config_.experts;
-      std::fill_n(routing.logits.data() + at, config_.experts, S(0));
-      std::fill_n(routing.probs.data() + at, config_.experts, gate);
-      std::fill_n(routing.gates.data() + at, config_.experts, gate);
-      routing.choose_all(row);
-    }
+    const Index at = first * config_.experts, count = rows * config_.experts;
+    std::fill_n(routing.logits.data() + at, count, S(0));
+    std::fill_n(routing.probs.data() + at, count, gate);
+    std::fill_n(routing.gates.data() + at, count, gate);
+    for (Index row = first; row < first + rows; ++row) routing.choose_all(row);
   }
   void backward_rows(const BackwardTile<S>&) const {}
   void backward_block(const BackwardBlock<S>&) const {}

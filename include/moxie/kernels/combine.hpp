@@ -36,9 +36,10 @@ struct Coefficients {
   Index row, depth;
 };
 
-// Rows of out x packets in registers; measured with AVX-512, 384 tokens: 4x4 104, 116, 114 of 118 GFLOP/s at
-// (d, depth) of (768, 8), (768, 64), (4096, 64), 6x4 100, 116, 111, 3x8 96, 115, 109.
-constexpr int combine_rows = 4, combine_packets = many_registers ? 4 : 2;
+// Rows of out x packets in registers. Measured with AVX-512, 384 tokens: 4x4 104, 116, 114 of 118 GFLOP/s at
+// (d, depth) of (768, 8), (768, 64), (4096, 64), 6x4 100, 116, 111, 3x8 96, 115, 109; with AVX2 at (768, 64):
+// 6x2 100, 4x2 78.
+constexpr int combine_rows = many_registers ? 4 : 6, combine_packets = many_registers ? 4 : 2;
 // One row alone: more chains in flight, and fewer reads of its coefficients.
 constexpr int combine_packets_single = 8;
 // Weights that pass all rows together, in bytes: half of a small second cache.
@@ -95,6 +96,9 @@ struct Listed {
 
 template <int R, int P, bool part, Scalar S>
 struct CombineBlock {
+  // A block lies in one panel, or fills several.
+  static_assert(P == 1 || panel_columns % (P * packet_size<S>) == 0 ||
+                P * packet_size<S> % panel_columns == 0);
   Packet<S> sum[R][P];
 
   template <class From>

@@ -7,6 +7,7 @@
 /// by part, the rows that take it together, so that each load of a weight serves several.
 namespace moxie::inline MOXIE_ABI::kernels {
 
+constexpr int visit_tokens = 4;  // in registers; few tokens of a tile share an expert
 // Columns that pass the visits of all rows together: long enough pieces for far rows, short enough that what
 // lies between two visits stays in the second cache.
 constexpr Index visit_columns = 4 * panel_columns;
@@ -85,10 +86,10 @@ template <Scalar S, class W, class Visits>
 void combine_visits(Coefficients<S> c, std::span<const int> list, const Panels<W>& m, const Visits& visits) {
   const int* row = list.data();
   const int* const end = row + list.size();
-  for (; end - row >= combine_rows; row += combine_rows) {
-    for (const int* next = row + combine_rows; next < std::min(row + 2 * combine_rows, end); ++next)
+  for (; end - row >= visit_tokens; row += visit_tokens) {
+    for (const int* next = row + visit_tokens; next < std::min(row + 2 * visit_tokens, end); ++next)
       prefetch(In<S>(visits(*next).add, 1, m.cols));
-    detail::visit_rows<combine_rows>(c, row, m, visits);
+    detail::visit_rows<visit_tokens>(c, row, m, visits);
   }
   for (; row < end; ++row) detail::visit_rows<1>(c, row, m, visits);
 }

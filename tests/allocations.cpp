@@ -59,7 +59,7 @@ namespace moxie::test {
 namespace {
 
 template <class S>
-long check(const Sizes& sizes, Index tokens) {
+long check(const Sizes& sizes, Index few) {
   long failures = 0;
   for (const Case<S>& c : cases<S>(sizes))
     for (const bool training : {false, true})
@@ -67,6 +67,7 @@ long check(const Sizes& sizes, Index tokens) {
         if (training && !c.random()) continue;
         Run run = training ? training_run() : Run{};
         run.threads = threads;
+        const Index tokens = threads == 1 ? few : std::max(few, team_tokens(c.adapter->size()));
         const Inputs<S> data = make_inputs(c, tokens, 1, false, true);
         Matrix<S> y = data.y, dx = Matrix<S>::Zero(tokens, c.adapter->in());
         Buffer<S> dtheta(data.theta.size(), S(0));
@@ -110,12 +111,13 @@ long check_call(const char* name, int threads, F&& f) {
 template <class S, class Adapter>
 long check_linear(const char* name, const Adapter& adapter, Index in, Index out, Site site) {
   long failures = 0;
-  const Matrix<S> weight = Rng(1).matrix<S>(out, in), x = Rng(2).matrix<S>(70, in),
-                  dy = Rng(3).matrix<S>(70, out);
+  const Index tokens = team_tokens(std::min(adapter.size(), in * out));
+  const Matrix<S> weight = Rng(1).matrix<S>(out, in), x = Rng(2).matrix<S>(tokens, in),
+                  dy = Rng(3).matrix<S>(tokens, out);
   const AdaptedLinear<Adapter> linear(adapter, weight, {}, site);
   const Buffer<S> theta = make_theta(adapter, 1);
   Buffer<S> dtheta(theta.size(), S(0));
-  Matrix<S> y(70, out), dx = Matrix<S>::Zero(70, in);
+  Matrix<S> y(tokens, out), dx = Matrix<S>::Zero(tokens, in);
   LinearCache<S> cache;
   Workspace<S> workspace;
   for (const int threads : {1, 2}) {
@@ -136,7 +138,8 @@ long check_set() {
                             set.add("c", loramoe<S>({.in = 20, .out = 20}))};
   set.init(1);
   set.enable(modules[2], false);
-  const Matrix<S> x = Rng(1).matrix<S>(70, 20), dy = Rng(2).matrix<S>(70, 20);
+  const Index tokens = team_tokens(std::ssize(std::as_const(set).theta(modules[1])));
+  const Matrix<S> x = Rng(1).matrix<S>(tokens, 20), dy = Rng(2).matrix<S>(tokens, 20);
   Matrix<S> y = x, dx = x;
   Buffer<S> dtheta(naive::at(set.size()), S(0));
   Cache<S> caches[3];

@@ -113,9 +113,10 @@ TEMPLATE_TEST_CASE("an adapted layer's rows do not depend on batch or threads", 
       CHECK(same_bits(layer.forward(), Matrix<S>(all.row(t))));
     }
   };
-  check(Layer(mola<S>({.in = 33, .out = 70, .experts = 4}), 33, 70, Site::output, true, 100));
-  check(Layer(mov<S>({.features = 70, .heads = 2}), 33, 70, Site::output, true, 100));
-  check(Layer(mov<S>({.features = 33}), 33, 70, Site::input, false, 100));
+  // Tokens enough for a team, in the adapters and in the frozen product.
+  check(Layer(mola<S>({.in = 33, .out = 70, .experts = 4}), 33, 70, Site::output, true, 400));
+  check(Layer(mov<S>({.features = 70, .heads = 2}), 33, 70, Site::output, true, 400));
+  check(Layer(mov<S>({.features = 33}), 33, 70, Site::input, false, 400));
 }
 
 TEMPLATE_TEST_CASE("a merged layer equals the adapted one within the bound", "[linear]", float, double) {

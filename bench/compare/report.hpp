@@ -3,7 +3,15 @@
 
 #include "cell.hpp"
 
+#include <cstdio>
+
 namespace compare {
+
+inline std::string format(const char* pattern, double value) {
+  char text[48];
+  std::snprintf(text, sizeof text, pattern, value);
+  return text;
+}
 
 /// Every result as a line: microseconds, share of the bound, and how many times longer each peer takes.
 std::string table(std::vector<Result> results);

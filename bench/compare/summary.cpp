@@ -10,12 +10,6 @@
 namespace compare {
 namespace {
 
-std::string format(const char* pattern, double value) {
-  char text[48];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
-}
-
 /// One promise: a value of each cell that it is about, the median of which is to reach two marks.
 struct Promise {
   std::string what;

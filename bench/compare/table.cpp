@@ -8,12 +8,6 @@
 namespace compare {
 namespace {
 
-std::string format(const char* pattern, double value) {
-  char text[48];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
-}
-
 auto key(const Result& r) {
   const Cell& c = r.cell;
   return std::tuple(c.op, c.backward, c.threads, c.cold, c.d, c.experts, c.rank, c.tokens);

@@ -40,6 +40,31 @@ TEST_CASE("of several exceptions the lowest block's leaves the team", "[core]") 
     }
 }
 
+TEST_CASE("a team is woken for enough work and not below", "[core]") {
+  CHECK(team(1, team_work, 3) == 3);
+  CHECK(team(1, team_work - 1, 3) == 1);
+  CHECK(team(1000, team_work / 1000, 3) == 1);
+  CHECK(team(1000, team_work / 1000 + 1, 3) == 3);
+  CHECK(team(0, team_work, 3) == 1);
+  CHECK(team(std::numeric_limits<Index>::max(), 1, 3) == 3);
+}
+
+TEST_CASE("tiles cover all tokens in whole register blocks, as many for each thread", "[core]") {
+  for (const Index bytes : {Index{1}, Index{6144}, Index{32768}, Index{1} << 40})
+    for (const int threads : {1, 2, 3, 8})
+      for (Index tokens = 1; tokens < 700; ++tokens) {
+        const Index size = tile_size(tokens, bytes, threads), tiles = (tokens + size - 1) / size;
+        REQUIRE(size % 4 == 0);
+        REQUIRE(size >= 4);
+        REQUIRE(size <= tile_tokens);
+        // Every thread has one where there are blocks for all of them.
+        if (tokens % (4 * threads) == 0 && tokens <= 32 * threads) REQUIRE(tiles == threads);
+      }
+  CHECK(tile_size(192, 6144, 2) == 48);  // not three tiles of 64
+  CHECK(tile_size(512, 6144, 1) == 64);
+  CHECK(tile_size(512, 32768, 1) == 32);
+}
+
 TEST_CASE("a cursor cuts a vector into consecutive tensors", "[core]") {
   std::vector<double> theta{0, 1, 2, 3, 4, 5};
   detail::Cursor<double> cursor(theta);

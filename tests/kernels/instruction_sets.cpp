@@ -78,10 +78,13 @@ bool same_bits_everywhere(const Case<S>& c) {
     same = same && same_bits(part.y, pick(whole.y, range(first, count))) &&
            same_bits(part.dx, pick(whole.dx, range(first, count)));
   }
-  for (const auto& other :
-       {evaluate(c, *c.dense, data), evaluate(c, *c.grouped, data), evaluate(c, data, {.threads = 2})})
-    same = same && same_bits(other.y, whole.y) && same_bits(other.dx, whole.dx) &&
-           same_values(other.dtheta, whole.dtheta);
+  const auto equal = [&](const Outputs<S>& a, const Outputs<S>& b) {
+    same = same && same_bits(a.y, b.y) && same_bits(a.dx, b.dx) && same_values(a.dtheta, b.dtheta);
+  };
+  equal(evaluate(c, *c.dense, data), whole);
+  equal(evaluate(c, *c.grouped, data), whole);
+  const Inputs<S> many = make_clear_inputs(c, team_tokens(c.adapter->size()), 4, Run{});
+  equal(evaluate(c, many), evaluate(c, many, {.threads = 2}));
   return same;
 }
 

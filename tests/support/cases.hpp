@@ -72,6 +72,9 @@ struct Sizes {
 template <class S>
 std::vector<Case<S>> cases(const Sizes& sizes = {});
 
+/// Tokens with which a call of so many weights wakes its team.
+inline Index team_tokens(Index weights) { return 1 + team_work / weights; }
+
 /// Data of a call. Everything per token is a row, so that a part of a batch is a range of rows.
 template <class S>
 struct Inputs {

@@ -45,11 +45,12 @@ void for_blocks(Index blocks, int threads, F&& f) {
   for (Index block = 0; block < blocks; ++block) f(block, 0);
 }
 
-/// The team for a call that multiplies each of `tokens` with `weights` scalars: below a quarter
-/// of a million multiply-adds (5 us, or 1 MB of weights for one token) waking the others costs more than they
-/// do.
+/// Multiply-adds from which a call wakes its team; below, it is a matter of microseconds.
+inline constexpr Index team_work = Index{1} << 18;
+
+/// The team for a call that multiplies each of `tokens` with `weights` scalars.
 constexpr int team(Index tokens, Index weights, int threads) {
-  return tokens > 0 && weights >= (Index{1} << 18) / tokens ? threads : 1;
+  return tokens > 0 && weights >= (team_work + tokens - 1) / tokens ? threads : 1;
 }
 
 /// The most tokens that pass through a call together, few enough to stay in cache.

@@ -14,8 +14,6 @@ namespace moxie::inline MOXIE_ABI {
 template <Scalar S>
 class LoraBank : public LoraShape<S> {
  public:
-  using Config = LoraConfig;
-  static constexpr bool multiplicative = false;
   using LoraShape<S>::LoraShape;
   using LoraShape<S>::begin, LoraShape<S>::config, LoraShape<S>::experts, LoraShape<S>::in, LoraShape<S>::out;
   using LoraShape<S>::rank, LoraShape<S>::total_rank;

@@ -101,8 +101,9 @@ struct CombineBlock {
                 P * packet_size<S> % panel_columns == 0);
   Packet<S> sum[R][P];
 
-  template <class From>
-  EIGEN_ALWAYS_INLINE void step(const From& from, Index k, const S* c, Index c_row, Index n) {
+  /// Adds row k of `from`, weight_of(r) times to row r.
+  template <class From, class Weight>
+  EIGEN_ALWAYS_INLINE void step(const From& from, Index k, const Weight& weight_of, Index n) {
     Packet<S> row[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
@@ -111,7 +112,7 @@ struct CombineBlock {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      Packet<S> weight = Eigen::internal::pset1<Packet<S>>(c[r * c_row]);
+      Packet<S> weight = Eigen::internal::pset1<Packet<S>>(weight_of(r));
       keep(weight);
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) sum[r][p] = packet_madd<S>(weight, row[p], sum[r][p]);
@@ -139,8 +140,10 @@ struct CombineBlock {
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) sum[r][p] = load_some<part, S>(out + r * ldo + p * packet_size<S>, n);
     }
-    depth.each([&](Index k)
-                   __attribute__((always_inline)) { step(from, k, c.data + k * c.depth, c.row, n); });
+    depth.each([&](Index k) __attribute__((always_inline)) {
+      step(
+          from, k, [&](int r) __attribute__((always_inline)) { return c.data[k * c.depth + r * c.row]; }, n);
+    });
     const auto finish = [&](auto f) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)

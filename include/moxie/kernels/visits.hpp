@@ -25,39 +25,23 @@ namespace detail {
 template <int R, int P, bool part, Scalar S, class W>
 void visit_block(const Visit<S> (&visit)[R], const S* const (&c)[R], Index c_depth, const Panels<W>& m,
                  Index i, Index n) {
-  using namespace Eigen::internal;
-  constexpr Index size = packet_size<S>;
   const Columns<S, W> from(m, i);
-  Packet<S> sum[R][P];
+  CombineBlock<R, P, part, S> block;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) sum[r][p] = load_some<part, S>(visit[r].start + i + p * size, n);
-  for (Index k = 0; k < m.rows; ++k) {
-    Packet<S> row[P];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      row[p] = from.template get<part>(k, p * size, n);
-      if constexpr (R > 1) keep(row[p]);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      Packet<S> weight = pset1<Packet<S>>(c[r][k * c_depth]);
-      keep(weight);
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) sum[r][p] = packet_madd<S>(weight, row[p], sum[r][p]);
-    }
-  }
+    for (int p = 0; p < P; ++p)
+      block.sum[r][p] = load_some<part, S>(visit[r].start + i + p * packet_size<S>, n);
+  for (Index k = 0; k < m.rows; ++k)
+    block.step(
+        from, k, [&](int r) __attribute__((always_inline)) { return c[r][k * c_depth]; }, n);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      const Index at = i + p * size;
-      const Packet<S> result = padd(load_some<part, S>(visit[r].add + at, n), sum[r][p]);
-      if constexpr (part)
-        store_part(visit[r].out + at, result, n);
-      else
-        pstoreu(visit[r].out + at, result);
+      const Index at = i + p * packet_size<S>;
+      const Packet<S> before = load_some<part, S>(visit[r].add + at, n);
+      block.put(visit[r].out + at, Eigen::internal::padd(before, block.sum[r][p]), n);
     }
 }
 

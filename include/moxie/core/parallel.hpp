@@ -50,7 +50,7 @@ inline constexpr Index team_work = Index{1} << 18;
 
 /// The team for a call that multiplies each of `tokens` with `weights` scalars.
 constexpr int team(Index tokens, Index weights, int threads) {
-  return tokens > 0 && weights >= (team_work + tokens - 1) / tokens ? threads : 1;
+  return tokens > 0 && weights > (team_work - 1) / tokens ? threads : 1;
 }
 
 /// The most tokens that pass through a call together, few enough to stay in cache.

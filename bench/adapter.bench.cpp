@@ -11,7 +11,7 @@ using bench::Index, bench::Matrix, bench::S, bench::Work;
 Work lora_work(Index d, Index tokens, Index ranks, Index all_ranks, Index experts) {
   const auto n = [](Index v) { return static_cast<double>(v); };
   return {2 * n(tokens) * n(d) * n(2 * ranks + experts),
-          n(d) * n(2 * all_ranks + experts) + n(tokens) * n(3 * d + ranks)};
+          n(d) * n(2 * std::min(all_ranks, tokens * ranks) + experts) + n(tokens) * n(3 * d + ranks)};
 }
 Work ia3_work(Index d, Index tokens, Index experts, bool routed) {
   const auto n = [](Index v) { return static_cast<double>(v); };
@@ -67,8 +67,9 @@ struct Call {
 template <class Kind>
 void adapter_forward(benchmark::State& state) {
   Call<Kind> c(state);
-  for ([[maybe_unused]] auto _ : state) c.adapter.forward(c.theta, c.x, c.y, c.cache, c.workspace, c.run);
-  bench::report(state, Kind::work(c.d, c.tokens));
+  bench::measure(
+      state, Kind::work(c.d, c.tokens),
+      [&] { c.adapter.forward(c.theta, c.x, c.y, c.cache, c.workspace, c.run); }, c.run.threads);
 }
 
 template <class Kind>
@@ -76,10 +77,11 @@ void adapter_backward(benchmark::State& state) {
   Call<Kind> c(state);
   const Matrix dy = bench::matrix(c.tokens, c.d, 4);
   c.adapter.forward(c.theta, c.x, c.y, c.cache, c.workspace, c.run);
-  for ([[maybe_unused]] auto _ : state)
-    c.adapter.backward(c.theta, c.x, dy, c.cache, c.workspace, c.run, c.dx, c.gradient);
   const Work once = Kind::work(c.d, c.tokens);
-  bench::report(state, once + once);
+  bench::measure(
+      state, once + once,
+      [&] { c.adapter.backward(c.theta, c.x, dy, c.cache, c.workspace, c.run, c.dx, c.gradient); },
+      c.run.threads);
 }
 
 /// y = x W^T in plain Eigen, on one thread.
@@ -87,13 +89,8 @@ void frozen_layer(benchmark::State& state) {
   const Index d = state.range(0), tokens = state.range(1);
   const Matrix x = bench::matrix(tokens, d, 1), weight = bench::matrix(d, d, 2);
   Matrix y(tokens, d);
-  for ([[maybe_unused]] auto _ : state) {
-    y.noalias() = x * weight.transpose();
-    benchmark::DoNotOptimize(y.data());
-    benchmark::ClobberMemory();
-  }
   const auto n = static_cast<double>(d), t = static_cast<double>(tokens);
-  bench::report(state, {2 * t * n * n, n * n + 2 * t * n});
+  bench::measure(state, {2 * t * n * n, n * n + 2 * t * n}, [&] { y.noalias() = x * weight.transpose(); });
 }
 
 BENCHMARK(frozen_layer)->ArgNames({"d", "T"})->UseRealTime()->ArgsProduct({{64, 768}, {1, 64, 512}});

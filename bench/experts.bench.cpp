@@ -47,16 +47,14 @@ Work lora_work(const benchmark::State& state) {
 template <moxie::ExpertPath path>
 void lora_forward(benchmark::State& state) {
   auto call = lora_call(state, path);
-  for ([[maybe_unused]] auto _ : state) call.forward();
-  bench::report(state, lora_work(state));
+  bench::measure(state, lora_work(state), [&] { call.forward(); });
 }
 template <moxie::ExpertPath path>
 void lora_backward(benchmark::State& state) {
   auto call = lora_call(state, path);
   const Matrix dy = bench::matrix(tokens, d, 4);
   call.forward();
-  for ([[maybe_unused]] auto _ : state) call.backward(dy);
-  bench::report(state, lora_work(state) + lora_work(state));
+  bench::measure(state, lora_work(state) + lora_work(state), [&] { call.backward(dy); });
 }
 
 Call<moxie::Ia3Bank<S>> ia3_call(const benchmark::State& state) {
@@ -70,15 +68,13 @@ Work ia3_work(const benchmark::State& state) {
 }
 void ia3_forward(benchmark::State& state) {
   auto call = ia3_call(state);
-  for ([[maybe_unused]] auto _ : state) call.forward();
-  bench::report(state, ia3_work(state));
+  bench::measure(state, ia3_work(state), [&] { call.forward(); });
 }
 void ia3_backward(benchmark::State& state) {
   auto call = ia3_call(state);
   const Matrix dy = bench::matrix(tokens, d, 4);
   call.forward();
-  for ([[maybe_unused]] auto _ : state) call.backward(dy);
-  bench::report(state, ia3_work(state) + ia3_work(state) + ia3_work(state));
+  bench::measure(state, ia3_work(state) + ia3_work(state) + ia3_work(state), [&] { call.backward(dy); });
 }
 
 void lora_shapes(benchmark::internal::Benchmark* b) {

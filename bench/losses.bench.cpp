@@ -36,25 +36,23 @@ struct Pool {
 };
 
 /// A multiply-add per probability and pass: forward reads it, backward also reads and writes its gradient.
-void report(benchmark::State& state, double passes) {
+Work work(const benchmark::State& state, double passes) {
   const auto n = static_cast<double>(projections * state.range(0) * state.range(1));
-  bench::report(state, {2 * n * passes, n * passes});
+  return {2 * n * passes, n * passes};
 }
 
 template <class Loss>
 void loss_value(benchmark::State& state) {
   const Pool pool(state.range(0), state.range(1));
   const Loss loss{typename Loss::Config{}};
-  for ([[maybe_unused]] auto _ : state) benchmark::DoNotOptimize(loss.value(pool.in, pool.batch));
-  report(state, 1);
+  bench::measure(state, work(state, 1), [&] { benchmark::DoNotOptimize(loss.value(pool.in, pool.batch)); });
 }
 
 template <class Loss>
 void loss_backward(benchmark::State& state) {
   const Pool pool(state.range(0), state.range(1));
   const Loss loss{typename Loss::Config{}};
-  for ([[maybe_unused]] auto _ : state) loss.backward(pool.in, pool.batch, 0.01, pool.out);
-  report(state, 3);
+  bench::measure(state, work(state, 3), [&] { loss.backward(pool.in, pool.batch, 0.01, pool.out); });
 }
 
 void shapes(benchmark::internal::Benchmark* b) {

@@ -38,8 +38,8 @@ void router_forward(benchmark::State& state) {
   moxie::Routing<S> routing;
   moxie::Workspace<S> workspace;
   const moxie::Run run{.training = true};
-  for ([[maybe_unused]] auto _ : state) moxie::route(router, theta, x, routing, workspace, run);
-  bench::report(state, work<Kind>(experts, tokens));
+  bench::measure(state, work<Kind>(experts, tokens),
+                 [&] { moxie::route(router, theta, x, routing, workspace, run); });
 }
 
 template <class Kind>
@@ -56,12 +56,11 @@ void router_backward(benchmark::State& state) {
   moxie::Workspace<S> workspace;
   const moxie::Run run{.training = true};
   moxie::route(router, theta, x, routing, workspace, run);
-  for ([[maybe_unused]] auto _ : state) {
+  bench::measure(state, work<Kind>(experts, tokens) + work<Kind>(experts, tokens), [&] {
     gradient.zero_gradient_of(routing);
     gradient.gates = dgates;
     moxie::route_backward(router, theta, x, routing, gradient, workspace, run, dx, dtheta);
-  }
-  bench::report(state, work<Kind>(experts, tokens) + work<Kind>(experts, tokens));
+  });
 }
 
 void shapes(benchmark::internal::Benchmark* b) {

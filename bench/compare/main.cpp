@@ -63,7 +63,7 @@ int work(const Options& options, int threads, const std::string& file, const std
   flush_denormals();
   if (!options.system_malloc) keep_memory();
   torch_threads(threads);
-  const Limits limits = measure_limits(threads);
+  const Limits limits = bench::measure_limits(threads);
   std::fprintf(stderr, "%s\n", text(limits).c_str());
   const auto setting = [](const char* name) { return std::getenv(name) != nullptr ? std::getenv(name) : ""; };
   const Json header = {

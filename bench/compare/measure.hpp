@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "limits.hpp"
+#include "bound.hpp"
 
 namespace compare {
 

@@ -1,30 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../limits.hpp"
 #include "problem.hpp"
 
 namespace compare {
 
-/// What the machine gives this build and this many threads, measured by the 20th percentile of short runs.
-/// Bandwidths in GB/s, all threads together; in-place read-modify-write counts both directions.
-struct Limits {
-  int threads = 1;
-  double fma_gflops = 0;  ///< fused multiply-adds of the build's packets
-  struct Level {
-    std::string name;
-    double bytes = 0;  ///< capacity for all threads; DRAM: 0
-    double read = 0, update = 0;
-  };
-  std::vector<Level> levels;  ///< L1, L2, L3 where there is one, DRAM
+using bench::Limits;
 
-  /// The level that holds `bytes`; never L1, which no call stays in.
-  const Level& holding(double bytes) const;
-  double l2_bytes() const;  ///< per thread
-};
-
-Limits measure_limits(int threads);
 Json to_json(const Limits& limits);
-std::string text(const Limits& limits);
 
 /// The least time of a cell by these limits, in microseconds: the larger of arithmetic and traffic.
 ///

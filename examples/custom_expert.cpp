@@ -34,7 +34,7 @@ class ScaleShiftBank {
   Index cached() const { return 0; }
   Index factors() const { return 0; }
   Index scratch(Index) const { return 0; }
-  Index blocks() const { return experts_; }  // the gradients of theta come expert by expert
+  Index blocks(Index) const { return experts_; }  // the gradients of theta come expert by expert
 
   void forward_rows(const moxie::ForwardTile<S>& tile) const {
     for (Index t = 0; t < tile.x.rows; ++t) {

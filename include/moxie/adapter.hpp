@@ -161,9 +161,10 @@ class MoeAdapter {
     if (dtheta.empty() || x.rows == 0) return;
     int* const by_expert = workspace.lists_of_thread(run.threads);
     if (sorted) detail::sort_by_expert(routing, 0, routing.rows, by_expert);
-    for_blocks(experts_.blocks() + router_.blocks(), threads, [&](Index block, int thread) {
+    const Index of_bank = experts_.blocks(x.rows);
+    for_blocks(of_bank + router_.blocks(x.rows), threads, [&](Index block, int thread) {
       S* const scratch = workspace.of_thread(thread);
-      if (block < experts_.blocks())
+      if (block < of_bank)
         experts_.backward_block({.block = block,
                                  .x = x,
                                  .dy = dy,
@@ -175,7 +176,7 @@ class MoeAdapter {
                                  .by_expert = by_expert,
                                  .run = run});
       else
-        router_.backward_block({.block = block - experts_.blocks(),
+        router_.backward_block({.block = block - of_bank,
                                 .x = seen,
                                 .routing = routing,
                                 .drouting = gradient,

@@ -49,19 +49,29 @@ struct BackwardTile {
   const Run& run;
 };
 
-/// Columns of a weight gradient in one block of a stock part: enough to read rows in pieces that the memory
-/// likes, few enough to share out.
-inline constexpr Index block_columns = 2 * kernels::panel_columns;
-
 namespace detail {
-constexpr Index column_blocks(Index columns) { return (columns + block_columns - 1) / block_columns; }
+
+/// Columns of a weight gradient in one block of a stock part: few enough to share out and to keep the chunk
+/// of tokens that passes all rows together in the first cache; with few tokens more, so that memory is
+/// written in long runs.
+inline constexpr Index chunk_tokens = 64, least_block_columns = 2 * kernels::panel_columns,
+                       most_block_columns = 8 * least_block_columns;
+constexpr Index block_columns(Index tokens) {
+  if (tokens > chunk_tokens / 2) return least_block_columns;
+  const Index fitting = chunk_tokens * least_block_columns / std::max<Index>(tokens, 1);
+  return std::min(fitting / least_block_columns * least_block_columns, most_block_columns);
+}
+constexpr Index column_blocks(Index columns, Index tokens) {
+  return (columns + block_columns(tokens) - 1) / block_columns(tokens);
+}
+
 }  // namespace detail
 
 /// One of the blocks that a part cuts its weight gradients into (columns in the stock parts), over all tokens
 /// in ascending order. A block is one thread's.
 template <Scalar S>
 struct BackwardBlock {
-  Index block;         ///< of blocks()
+  Index block;         ///< of blocks(T)
   In<S> x;             ///< [T, in]
   In<S> dy = {};       ///< [T, out] experts only
   In<S> factors = {};  ///< [T, factors()] experts only: what backward_rows wrote
@@ -106,7 +116,7 @@ concept ExpertBank = Parametric<B> &&
   { bank.rows_per_token() } -> std::convertible_to<Index>;
   { bank.cached() } -> std::convertible_to<Index>;
   { bank.factors() } -> std::convertible_to<Index>;
-  { bank.blocks() } -> std::convertible_to<Index>;
+  { bank.blocks(tile) } -> std::convertible_to<Index>;
   { bank.scratch(tile) } -> std::convertible_to<Index>;
   bank.forward_rows(forward);
   bank.backward_rows(backward);
@@ -125,7 +135,7 @@ concept Router = Parametric<R> &&
   { router.experts() } -> std::convertible_to<Index>;
   { router.in() } -> std::convertible_to<Index>;
   { router.rows_per_token() } -> std::convertible_to<Index>;
-  { router.blocks() } -> std::convertible_to<Index>;
+  { router.blocks(n) } -> std::convertible_to<Index>;
   { router.scratch(n) } -> std::convertible_to<Index>;
   router.prepare(routing, n, run);
   router.route_rows(forward);

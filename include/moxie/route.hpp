@@ -76,7 +76,7 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
                                     .run = run});
             });
   if (dtheta.empty() || x.rows == 0) return;
-  for_blocks(router.blocks(), team(x.rows, router.size(), run.threads), [&](Index block, int thread) {
+  for_blocks(router.blocks(x.rows), team(x.rows, router.size(), run.threads), [&](Index block, int thread) {
     router.backward_block({.block = block,
                            .x = x,
                            .routing = routing,

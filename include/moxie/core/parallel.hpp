@@ -50,7 +50,7 @@ inline constexpr Index team_work = Index{1} << 18;
 
 /// The team for a call that multiplies each of `tokens` with `weights` scalars.
 constexpr int team(Index tokens, Index weights, int threads) {
-  return tokens > 0 && weights > (team_work - 1) / tokens ? threads : 1;
+  return threads > 1 && tokens > 0 && weights > (team_work - 1) / tokens ? threads : 1;
 }
 
 /// The most tokens that pass through a call together, few enough to stay in cache.
@@ -60,6 +60,7 @@ inline constexpr Index tile_tokens = 64;
 /// tiles for each thread (three tiles for two threads would let one wait). No output depends on it.
 constexpr Index tile_size(Index tokens, Index bytes, int threads) {
   constexpr Index fitting = 1 << 20, step = 4;  // whole register blocks
+  if (tokens <= step) return step;
   const Index most =
       std::clamp(fitting / std::max<Index>(bytes, 1), tile_tokens / 2, tile_tokens) / step * step;
   const Index rounds = (tokens + most * threads - 1) / (most * threads);

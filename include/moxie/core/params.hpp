@@ -28,9 +28,10 @@ namespace detail {
 
 /// Product of sizes, refused where it does not fit an Index.
 inline Index checked_product(std::string_view what, Index a, Index b) {
-  if (a != 0 && b > std::numeric_limits<Index>::max() / a)
+  Index product = 0;
+  if (__builtin_mul_overflow(a, b, &product))
     fail(Code::too_large, std::string(what) + ": " + text(a) + " times " + text(b) + " does not fit");
-  return a * b;
+  return product;
 }
 
 /// Cuts consecutive tensors off a flat vector.

@@ -58,8 +58,8 @@ class Ia3Bank {
 
   Index cached() const { return 0; }
   Index factors() const { return 0; }
-  Index blocks() const { return config_.heads * detail::column_blocks(head()); }
-  Index scratch(Index) const { return experts() * block_columns; }
+  Index blocks(Index tokens) const { return config_.heads * detail::column_blocks(head(), tokens); }
+  Index scratch(Index) const { return experts() * detail::most_block_columns; }
 
   template <class W>
   void forward_rows(const ForwardTile<S, W>& tile) const {
@@ -98,28 +98,27 @@ class Ia3Bank {
   /// dl_e += sum over tokens of g_e dy x, for one block of columns of one head. The chain of each element
   /// goes on from chunk to chunk of tokens in scratch, so that a chunk stays in the first cache.
   void backward_block(const BackwardBlock<S>& b) const {
-    const Index d = head(), heads = config_.heads, blocks = detail::column_blocks(d);
-    const Index h = b.block / blocks, column = b.block % blocks * block_columns,
-                width = std::min(block_columns, d - column);
-    const Out<S> sum(b.scratch, experts(), width, block_columns);
+    const Index d = head(), heads = config_.heads, columns = detail::block_columns(b.x.rows),
+                blocks = detail::column_blocks(d, b.x.rows);
+    const Index h = b.block / blocks, column = b.block % blocks * columns,
+                width = std::min(columns, d - column);
+    const S strength = static_cast<S>(b.run.scale);
+    const bool at_once = b.x.rows <= detail::chunk_tokens && strength == 1;
+    const Out<S> dl(b.dtheta.data() + h * experts() * d + column, experts(), width, d),
+        sum(b.scratch, experts(), width);
     const auto seen = [&](In<S> m, Index t, Index tokens) {
       return In<S>(m.row(t) + h * d + column, tokens, width, m.stride);
     };
-    for (Index t = 0; t < b.x.rows; t += chunk) {
-      const Index tokens = std::min(chunk, b.x.rows - t);
-      kernels::combine(t == 0 ? kernels::Into::set : kernels::Into::chain,
-                       {b.routing.gate_row(t * heads + h), 1, heads * experts()}, seen(b.x, t, tokens),
-                       seen(b.dy, t, tokens), sum);
+    for (Index t = 0; t < b.x.rows; t += detail::chunk_tokens) {
+      const Index tokens = std::min(detail::chunk_tokens, b.x.rows - t);
+      const auto into = at_once ? kernels::Into::add : t == 0 ? kernels::Into::set : kernels::Into::chain;
+      kernels::combine(into, {b.routing.gate_row(t * heads + h), 1, heads * experts()}, seen(b.x, t, tokens),
+                       seen(b.dy, t, tokens), at_once ? dl : sum);
     }
-    S* const dl = b.dtheta.data() + h * experts() * d + column;
-    const S strength = static_cast<S>(b.run.scale);
-    for (Index e = 0; e < experts(); ++e)
-      for (Index i = 0; i < width; ++i) dl[e * d + i] = madd(strength, sum.row(e)[i], dl[e * d + i]);
+    if (!at_once) kernels::add(In<S>(sum), dl, strength);
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all experts together
-
   Index head() const { return config_.features / config_.heads; }  // its features
   In<S> columns_of(In<S> m, Index h) const { return {m.data + h * head(), m.rows, head(), m.stride}; }
 

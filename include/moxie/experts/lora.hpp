@@ -23,11 +23,14 @@ class LoraBank : public LoraShape<S> {
   Index cached() const { return total_rank(); }
   /// dh [R], c [R] and, with biases, scale times gate [E].
   Index factors() const { return 2 * total_rank() + (config().bias ? experts() : 0); }
-  Index blocks() const { return in_blocks() + out_blocks(); }
+  Index blocks(Index tokens) const {
+    return detail::column_blocks(in(), tokens) + detail::column_blocks(out(), tokens);
+  }
   Index scratch(Index tile) const {
     const Index row =
         total_rank() + (config().bias ? experts() + out() : 0) + (config().dropout > 0 ? 2 * in() : 0);
-    return std::max(tile * row + (tile + 1) * kernels::visit_columns, (total_rank() + chunk) * block_columns);
+    return std::max(tile * row + (tile + 1) * kernels::visit_columns,
+                    (total_rank() + detail::chunk_tokens) * detail::least_block_columns);
   }
   Index lists(Index tile) const { return detail::ByExpert::size(tile, experts(), experts()); }
 
@@ -78,8 +81,7 @@ class LoraBank : public LoraShape<S> {
     up(tile, b, c, ranks, kernels::Into::set, space, delta);
     kernels::combine(kernels::Into::chain, {gates, experts(), 1},
                      tile.weights[2].middle_cols(column, columns), delta);
-    for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < columns; ++i) y.row(t)[i] += delta.row(t)[i];
+    kernels::add(In<S>(delta), y);
   }
 
   /// u = B^T dy; dgate_e = s_e (h_e . u_e + b_e . dy); dh = (scale gate) u; dx += sum over e of mask_e A_e^T
@@ -130,14 +132,14 @@ class LoraBank : public LoraShape<S> {
     detail::Cursor<S> cursor(b.dtheta);
     S* const da = cursor.take(ranks * in()).data();
     S* const db = cursor.take(ranks * out()).data();
-    const bool of_a = b.block < in_blocks();
-    const Index column = (of_a ? b.block : b.block - in_blocks()) * block_columns;
-    if (of_a) {
+    const Index columns = detail::block_columns(b.x.rows), of_a = detail::column_blocks(in(), b.x.rows);
+    const Index column = (b.block < of_a ? b.block : b.block - of_a) * columns;
+    if (b.block < of_a) {
       gradient(b, b.x, column, 0, dropped(b.run),
-               Out<S>(da + column, ranks, std::min(block_columns, in() - column), in()));
+               Out<S>(da + column, ranks, std::min(columns, in() - column), in()));
       return;
     }
-    const Out<S> db_block(db + column, ranks, std::min(block_columns, out() - column), out());
+    const Out<S> db_block(db + column, ranks, std::min(columns, out() - column), out());
     gradient(b, b.dy, column, ranks, false, db_block);
     if (config().bias)
       kernels::combine(kernels::Into::add, {b.factors.data + 2 * ranks, 1, b.factors.stride},
@@ -146,8 +148,6 @@ class LoraBank : public LoraShape<S> {
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all ranks together
-
   /// scale_e times gate, in that order, of a tile's token.
   struct Weights {
     const LoraBank& bank;
@@ -160,8 +160,6 @@ class LoraBank : public LoraShape<S> {
     S operator()(Index t, Index e) const { return scale(e) * routing.gate_row(first + t)[e]; }
   };
 
-  Index in_blocks() const { return detail::column_blocks(in()); }
-  Index out_blocks() const { return detail::column_blocks(out()); }
   bool dropped(const Run& run) const { return run.training && config().dropout > 0; }
   bool per_expert() const { return config().mask == DropoutMask::per_expert; }
   double dropout() const { return config().dropout; }
@@ -246,8 +244,7 @@ class LoraBank : public LoraShape<S> {
                        tile.weights[0].middle_rows(from, r), Out<S>(part, tokens, in()));
       detail::drop_backward(dropout(), mask_id(e), In<S>(part, tokens, in()), tile.first, tile.run, sum);
     }
-    for (Index t = 0; t < tokens; ++t)
-      for (Index i = 0; i < in(); ++i) tile.dx.row(t)[i] += sum[t * in() + i];
+    kernels::add(In<S>(sum, tokens, in()), tile.dx);
   }
 
   /// to[j, i] += sum over tokens of factors[t, at + j] of[t, column + i], of its masked values where it
@@ -265,30 +262,32 @@ class LoraBank : public LoraShape<S> {
                            to.middle_rows(begin(e), rank(e)));
       return;
     }
-    if (of.rows <= chunk && !drops)
-      return kernels::combine(Into::add, {b.factors.data + at, 1, stride}, seen(0, of.rows), to);
-    const Out<S> sum(b.scratch, total_rank(), to.cols, block_columns);
-    S* const masked = b.scratch + total_rank() * block_columns;
+    constexpr Index chunk = detail::chunk_tokens;
+    const bool at_once = of.rows <= chunk;
+    const Out<S> piece(b.scratch, std::min(chunk, of.rows), to.cols);  // of x or dy
+    const Out<S> sum = at_once ? to : Out<S>(piece.row(chunk), total_rank(), to.cols);
+    const bool far = kernels::aliased_rows<S>(of.stride) && total_rank() >= 16;
     for (Index t = 0; t < of.rows; t += chunk) {
       const Index tokens = std::min(chunk, of.rows - t);
-      const Into into = t == 0 ? Into::set : Into::chain;
+      const Into into = at_once ? Into::add : t == 0 ? Into::set : Into::chain;
       const Index next = std::min(t + chunk, of.rows);
       kernels::prefetch(In<S>(of.row(next) + column, std::min(chunk, of.rows - next), to.cols, of.stride));
       if (!drops) {
-        kernels::combine(into, {b.factors.row(t) + at, 1, stride}, seen(t, tokens), sum);
+        if (far)
+          for (Index i = 0; i < tokens; ++i) std::copy_n(of.row(t + i) + column, to.cols, piece.row(i));
+        kernels::combine(into, {b.factors.row(t) + at, 1, stride},
+                         far ? kernels::Panels<S>(piece.middle_rows(0, tokens)) : seen(t, tokens), sum);
         continue;
       }
       for (Index e = 0; e < masks(); ++e) {
-        detail::drop(dropout(), mask_id(e), of.middle_rows(t, tokens), column, to.cols, t, b.run, masked,
-                     block_columns);
+        detail::drop(dropout(), mask_id(e), of.middle_rows(t, tokens), column, to.cols, t, b.run, piece.data,
+                     to.cols);
         const Index from = per_expert() ? begin(e) : 0, r = per_expert() ? rank(e) : total_rank();
         kernels::combine(into, {b.factors.row(t) + at + from, 1, stride},
-                         kernels::Panels<S>(masked, tokens, to.cols, block_columns),
-                         sum.middle_rows(from, r));
+                         kernels::Panels<S>(piece.middle_rows(0, tokens)), sum.middle_rows(from, r));
       }
     }
-    for (Index j = 0; j < to.rows; ++j)
-      for (Index i = 0; i < to.cols; ++i) to.row(j)[i] += sum.row(j)[i];
+    if (!at_once) kernels::add(In<S>(sum), to);
   }
 };
 

@@ -82,6 +82,22 @@ EIGEN_ALWAYS_INLINE Packet<S> load_some(const W* p, Index n) {
 
 }  // namespace detail
 
+/// to += strength * from, rounded once.
+template <Scalar S>
+void add(In<S> from, Out<S> to, S strength = 1) {
+  using namespace Eigen::internal;
+  const Packet<S> factor = pset1<Packet<S>>(strength);
+  for (Index r = 0; r < to.rows; ++r) {
+    const S* const source = from.row(r);
+    S* const target = to.row(r);
+    Index i = 0;
+    for (; i + packet_size<S> <= to.cols; i += packet_size<S>)
+      pstoreu(target + i,
+              detail::packet_madd<S>(factor, ploadu<Packet<S>>(source + i), ploadu<Packet<S>>(target + i)));
+    for (; i < to.cols; ++i) target[i] = madd(strength, source[i], target[i]);
+  }
+}
+
 /// Asks for the cache lines of a matrix before it is used: what is read in short pieces of far rows would
 /// otherwise wait for the third cache at each of them.
 template <Scalar S>

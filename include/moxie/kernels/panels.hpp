@@ -50,12 +50,17 @@ struct MatrixShape {
   Index packed_size() const { return rows * panels(cols) * panel_columns; }
 };
 
-/// Whether a pass over `tokens` gains by packing a matrix whose rows it combines: where rows lie a multiple
-/// of 4 KiB apart, all of them want the same few cache lines (4096 columns of float, 64 rows, 512 tokens: 86
-/// against 107 of 118 GFLOP/s; 768 columns: no gain).
+/// Whether rows lie a multiple of 4 KiB apart: then pieces of many of them want the same few cache lines.
+template <class S>
+constexpr bool aliased_rows(Index stride) {
+  return stride * static_cast<Index>(sizeof(S)) % 4096 == 0;
+}
+
+/// Whether a pass over `tokens` gains by packing a matrix whose rows it combines (4096 columns of float, 64
+/// rows, 512 tokens: 86 against 107 of 118 GFLOP/s; 768 columns: no gain).
 template <class S>
 constexpr bool worth_packing(Index tokens, const MatrixShape& m) {
-  return tokens >= 64 && m.cols * static_cast<Index>(sizeof(S)) % 4096 == 0;
+  return tokens >= 64 && aliased_rows<S>(m.cols);
 }
 
 /// Copies panel number p of a row-major matrix to its place in `packed`; zeros behind the last column.

@@ -35,7 +35,7 @@ class GivenRouter {
   std::vector<Field> fields() const { return {}; }
   void init(std::span<S>, std::uint64_t) const {}
   std::array<kernels::MatrixShape, 0> matrices() const { return {}; }
-  Index blocks() const { return 0; }
+  Index blocks(Index) const { return 0; }
   Index scratch(Index) const { return 0; }
 
   /// Throws ShapeMismatch where the routing has another shape, RouterOutput where a row is none: an expert

@@ -29,9 +29,10 @@ class RouterProjection {
   Index heads() const { return heads_; }
   Index features() const { return in_ / heads_; }  // a row's length
   Index size() const { return experts_ * features(); }
-  Index blocks() const { return column_blocks(features()); }
+  Index blocks(Index tokens) const { return column_blocks(features(), tokens * heads_); }
   Index scratch(Index tile) const {
-    return std::max(jitter_ > 0 ? tile * in_ : 0, (experts_ + chunk) * block_columns);
+    return std::max(jitter_ > 0 ? tile * in_ : 0,
+                    experts_ * most_block_columns + chunk_tokens * least_block_columns);
   }
 
   kernels::MatrixShape matrix() const { return {experts_, features(), false}; }
@@ -69,28 +70,30 @@ class RouterProjection {
   /// dG[:, block] += sum over rows of dz x, one chain from 0: chunks of tokens ascending, heads inside a
   /// chunk.
   void backward_block(Index block, In<S> x, const S* dz, S* dg, S* scratch, const Run& run) const {
-    const Index d = features(), begin = block * block_columns, width = std::min(block_columns, d - begin);
-    const Out<S> sum(scratch, experts_, width, block_columns);
-    S* const moved = scratch + experts_ * block_columns;
-    for (Index t = 0; t < x.rows; t += chunk) {
-      const In<S> part = x.middle_rows(t, std::min(chunk, x.rows - t));
+    const Index d = features(), columns = block_columns(x.rows * heads_), begin = block * columns,
+                width = std::min(columns, d - begin);
+    const bool at_once = x.rows <= chunk_tokens && heads_ == 1;
+    const Out<S> gradient(dg + begin, experts_, width, d), sum(scratch, experts_, width);
+    S* const moved = scratch + experts_ * most_block_columns;
+    for (Index t = 0; t < x.rows; t += chunk_tokens) {
+      const In<S> part = x.middle_rows(t, std::min(chunk_tokens, x.rows - t));
       for (Index h = 0; h < heads_; ++h) {
         kernels::Panels<S> seen(part.data + h * d + begin, part.rows, width, part.stride);
         if (jittered(run)) {
-          jitter_rows(part, h * d + begin, width, t, moved, block_columns, run);
-          seen = kernels::Panels<S>(moved, part.rows, width, block_columns);
+          jitter_rows(part, h * d + begin, width, t, moved, width, run);
+          seen = kernels::Panels<S>(moved, part.rows, width, width);
         }
-        kernels::combine(t == 0 && h == 0 ? kernels::Into::set : kernels::Into::chain,
-                         {dz + (t * heads_ + h) * experts_, 1, heads_ * experts_}, seen, sum);
+        const auto into = at_once            ? kernels::Into::add
+                          : t == 0 && h == 0 ? kernels::Into::set
+                                             : kernels::Into::chain;
+        kernels::combine(into, {dz + (t * heads_ + h) * experts_, 1, heads_ * experts_}, seen,
+                         at_once ? gradient : sum);
       }
     }
-    for (Index e = 0; e < experts_; ++e)
-      for (Index i = 0; i < width; ++i) dg[e * d + begin + i] += sum.row(e)[i];
+    if (!at_once) kernels::add(In<S>(sum), gradient);
   }
 
  private:
-  static constexpr Index chunk = 64;  // tokens of a weight gradient that pass all experts together
-
   bool jittered(const Run& run) const { return jitter_ > 0 && run.training; }
 
   static std::uint64_t jitter_stream(Index token, const Run& run) {

@@ -48,7 +48,7 @@ class SoftRouter {
                        random::key(random::Use::init, {seed, 2}));
   }
   std::array<kernels::MatrixShape, 1> matrices() const { return {projection_.matrix()}; }
-  Index blocks() const { return projection_.blocks(); }
+  Index blocks(Index tokens) const { return projection_.blocks(tokens); }
   Index scratch(Index tile) const { return projection_.scratch(tile); }
 
   void prepare(Routing<S>& routing, Index tokens, const Run&) const {

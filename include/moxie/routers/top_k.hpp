@@ -90,7 +90,7 @@ class TopKRouter {
     const kernels::MatrixShape g = projection_.matrix();
     return {{g, {learned() ? g.rows : 0, g.cols, false}}};
   }
-  Index blocks() const { return (learned() ? 2 : 1) * projection_.blocks(); }
+  Index blocks(Index tokens) const { return (learned() ? 2 : 1) * projection_.blocks(tokens); }
   Index scratch(Index tile) const { return projection_.scratch(tile); }
 
   /// The number of experts chosen at a step.
@@ -160,7 +160,7 @@ class TopKRouter {
   }
 
   void backward_block(const BackwardBlock<S>& b) const {
-    const Index half = projection_.blocks();
+    const Index half = projection_.blocks(b.x.rows);
     if (b.block < half)
       projection_.backward_block(b.block, b.x, b.drouting.logits.data(), b.dtheta.data(), b.scratch, b.run);
     else if (noisy(b.run))

@@ -33,7 +33,7 @@ class UniformRouter {
   std::vector<Field> fields() const { return {}; }
   void init(std::span<S>, std::uint64_t) const {}
   std::array<kernels::MatrixShape, 0> matrices() const { return {}; }
-  Index blocks() const { return 0; }
+  Index blocks(Index) const { return 0; }
   Index scratch(Index) const { return 0; }
 
   void prepare(Routing<S>& routing, Index tokens, const Run&) const {

@@ -55,12 +55,13 @@ void keep_sum(const Packet (&parts)[n]) {
   keep(sum);
 }
 
-double fma_gflops(int threads) {
+}  // namespace
+
+double fma_gflops(int threads, int runs, int steps) {
   using namespace Eigen::internal;
   // Chains enough for two units of latency 4 to 5; more would not fit 16 registers with their factors.
   constexpr int chains = 12;
-  constexpr int steps = 200000;
-  const double time = seconds(threads, 25, [](Index) {
+  const double time = seconds(threads, runs, [=](Index) {
     Packet sum[chains];
     unrolled<chains>([&](int i) { sum[i] = pset1<Packet>(static_cast<float>(i)); });
     const Packet a = pset1<Packet>(0.999f), b = pset1<Packet>(0.001f);
@@ -69,6 +70,8 @@ double fma_gflops(int threads) {
   });
   return 2e-9 * chains * steps * static_cast<double>(width) * threads / time;
 }
+
+namespace {
 
 void read(const float* p, Index n) {
   using namespace Eigen::internal;
@@ -121,7 +124,7 @@ const Limits::Level& Limits::holding(double bytes) const {
 double Limits::l2_bytes() const { return levels[1].bytes / threads; }
 
 Limits measure_limits(int threads) {
-  Limits limits{.threads = threads, .fma_gflops = fma_gflops(threads), .levels = {}};
+  Limits limits{.threads = threads, .fma_gflops = fma_gflops(threads, 25, 200000), .levels = {}};
   const double l1 = std::max(32e3, cache_bytes(1)), l2 = std::max(256e3, cache_bytes(2)), l3 = cache_bytes(3);
   limits.levels = {{.name = "L1", .bytes = l1 * threads}, {.name = "L2", .bytes = l2 * threads}};
   if (l3 > l2) limits.levels.push_back({.name = "L3", .bytes = l3});

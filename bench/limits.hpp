@@ -24,6 +24,8 @@ struct Limits {
 };
 
 Limits measure_limits(int threads);
+/// The peak of packets' fused multiply-adds alone, by some short runs.
+double fma_gflops(int threads, int runs, int steps);
 std::string text(const Limits& limits);
 
 }  // namespace bench

@@ -318,6 +318,40 @@ TEMPLATE_TEST_CASE("no tokens: nothing happens, and gradients stay as they are",
     }
 }
 
+TEST_CASE("the memory of a call grows with its tokens, not with tokens times width", "[adapter]") {
+  // Bytes of cache and workspace for one more token, of float.
+  const auto grown = [](const auto& adapter, bool backward) {
+    const auto bytes = [&](Index tokens) {
+      const Buffer<float> theta = make_theta(adapter, 1);
+      const Matrix<float> x = Matrix<float>::Ones(tokens, adapter.in());
+      Matrix<float> y = x, dx = x;
+      Buffer<float> dtheta(theta.size());
+      Cache<float> cache;
+      Workspace<float> workspace;
+      adapter.forward(theta, x, y, cache, workspace);
+      if (backward) adapter.backward(theta, x, x, cache, workspace, {}, dx, dtheta);
+      return cache.bytes() + workspace.bytes();
+    };
+    return (bytes(1024) - bytes(512)) / 512;
+  };
+  for (const Index d : {64, 1024}) {
+    const LoraBank<float> bank({.in = d, .out = d, .experts = 8, .rank = 8});
+    const MoeAdapter soft(bank, SoftRouter<float>({.in = d, .experts = 8}));
+    // h; logits, probs, gates, chosen, count. Then the gradient of the routing, dh and c.
+    CHECK(grown(soft, false) == 4 * (64 + 4 * 8 + 1));
+    CHECK(grown(soft, true) == 4 * (64 + 4 * 8 + 1) + 4 * (3 * 8 + 1 + 2 * 64));
+    const MoeAdapter top2(bank, TopKRouter<float>({.in = d, .experts = 8, .k = 2}));
+    CHECK(grown(top2, false) == 4 * (64 + 3 * 8 + 2 + 1));
+    const auto lora = moxie::lora<float>({.in = d, .out = d, .rank = 8});
+    CHECK(grown(lora, false) == 4 * (8 + 5));
+    CHECK(grown(lora, true) == 4 * (8 + 5) + 4 * (4 + 2 * 8));
+    const auto mov = moxie::mov<float>({.features = d, .experts = 8});
+    CHECK(grown(mov, false) == 4 * (4 * 8 + 1));
+    CHECK(grown(mov, true) == 4 * (4 * 8 + 1) + 4 * (3 * 8 + 1));
+    CHECK(grown(ia3<float>({.features = d}), true) == 4 * 5 + 4 * 4);
+  }
+}
+
 TEMPLATE_TEST_CASE("a token with NaN or infinity leaves the others' bits alone", "[adapter]", float, double) {
   using T = TestType;
   for (const Case<T>& c : cases<T>({.in = 20, .out = 18, .head = 9, .heads = 2}))

@@ -15,7 +15,7 @@ Json to_json(const Limits& limits) {
   return json;
 }
 
-double bound_us(const Problem& problem, const Limits& limits) {
+double bound_us(const Problem& problem, const Limits& limits, double peak) {
   const Cell& c = problem.cell;
   const auto n = [](Index v) { return static_cast<double>(v); };
   const double td = n(c.tokens) * n(c.d), experts = c.routed() ? n(c.experts) : 0;
@@ -33,7 +33,7 @@ double bound_us(const Problem& problem, const Limits& limits) {
   double traffic = rows / level.read + params / weights.read + 2 * rows / level.update;
   if (c.backward)
     traffic += 2 * rows / level.read + params / weights.read + 2 * (rows + params) / level.update;
-  return 1e-3 * std::max(flops / limits.fma_gflops, traffic);
+  return 1e-3 * std::max(flops / peak, traffic);
 }
 
 }  // namespace compare

@@ -23,7 +23,8 @@ Json to_json(const Limits& limits);
 /// forward's and (X + dY + params) / read + 2 (|dX| + |params|) / update, at the level that holds X, Y, dX,
 /// dY, params and their gradient.
 ///
-/// Cold weights are read at the level that holds all their copies.
-double bound_us(const Problem& problem, const Limits& limits);
+/// Cold weights are read at the level that holds all their copies. `peak` in GFLOP/s replaces the limits'
+/// own: that of the cell's rounds, since a shared machine is not as fast in every minute.
+double bound_us(const Problem& problem, const Limits& limits, double peak);
 
 }  // namespace compare

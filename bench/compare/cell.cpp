@@ -38,6 +38,7 @@ Json to_json(const Result& r) {
                {"ours_us", rounded(r.ours_us)},
                {"bound_us", rounded(r.bound_us)},
                {"peers", peers},
+               {"peak_gflops", rounded(r.peak_gflops)},
                {"pack_us", rounded(r.pack_us)},
                {"workspace_bytes", r.workspace_bytes},
                {"rounds", r.rounds}};
@@ -65,6 +66,7 @@ Result result_from(const Json& line) {
   r.ours_us = line.at("ours_us");
   r.bound_us = line.at("bound_us");
   r.peers = line.at("peers").get<std::map<std::string, double>>();
+  r.peak_gflops = line.value("peak_gflops", 0.0);
   r.pack_us = line.value("pack_us", 0.0);
   r.workspace_bytes = line.value("workspace_bytes", 0.0);
   r.rounds = line.value("rounds", 0);

@@ -45,6 +45,7 @@ struct Result {
   Cell cell;
   double ours_us = 0, bound_us = 0;
   double ours_one_thread_us = 0;  ///< of the same rounds, where the cell has more threads
+  double peak_gflops = 0;         ///< of fused multiply-adds, in the same rounds
   double pack_us = 0;             ///< of prepared weights, once
   double workspace_bytes = 0;     ///< cache and workspace after the call
   int rounds = 0;

@@ -56,6 +56,12 @@ void expect_same(const std::string& who, const Output& got, const Output& wanted
                static_cast<Index>(wanted.gradient.size()));
 }
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
 /// A contestant at its fastest variant, with its samples.
 struct Runner {
   const Contestant* who = nullptr;
@@ -85,12 +91,6 @@ struct Runner {
       since_reset = 0;
     }
     if (!long_call) call();
-  }
-  double median() const {
-    std::vector<double> sorted = samples;
-    std::sort(sorted.begin(), sorted.end());
-    const std::size_t half = sorted.size() / 2;
-    return sorted.size() % 2 == 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
   }
 };
 
@@ -164,8 +164,7 @@ Result measure(const Cell& cell, const Limits& limits, const Effort& effort) {
   for (const auto& peers : {eigen_peers, torch_peers, onednn_peers})
     for (Contestant& peer : peers(problem)) all.push_back(std::move(peer));
 
-  Result result{
-      .cell = cell, .bound_us = bound_us(problem, limits), .peers = {}, .variants = {}, .skipped = {}};
+  Result result{.cell = cell, .peers = {}, .variants = {}, .skipped = {}};
   double ours_s = 0;
   const Output wanted = output_of(all.front().variants.front(), problem, ours_s);
   const bool corner = ours_s > effort.corner_s;
@@ -180,7 +179,9 @@ Result measure(const Cell& cell, const Limits& limits, const Effort& effort) {
   const double once = round_seconds(runners, effort);
   result.rounds = std::clamp(static_cast<int>(effort.seconds / once), 3, effort.rounds);
   if (result.rounds < 7 && 7 * once < 3 * effort.seconds) result.rounds = 7;
-  for (int round = 0; round < result.rounds; ++round)
+  std::vector<double> peaks;
+  for (int round = 0; round < result.rounds; ++round) {
+    peaks.push_back(bench::fma_gflops(cell.threads, 3, 20000));
     for (std::size_t i = 0; i < runners.size(); ++i) {
       Runner& runner = runners[(i + static_cast<std::size_t>(round)) % runners.size()];
       // The other pool of threads goes to sleep first.
@@ -188,9 +189,12 @@ Result measure(const Cell& cell, const Limits& limits, const Effort& effort) {
       runner.warm_up(runner.seconds > effort.long_call_s);
       runner.samples.push_back(runner.timed(runner.calls));
     }
+  }
+  result.peak_gflops = median(peaks);
+  result.bound_us = bound_us(problem, limits, result.peak_gflops);
 
   for (const Runner& runner : runners) {
-    const double us = 1e6 * runner.median();
+    const double us = 1e6 * median(runner.samples);
     if (runner.who->name == "ours") {
       result.ours_us = us;
       result.pack_us = runner.who->pack_us;

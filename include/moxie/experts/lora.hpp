@@ -32,7 +32,9 @@ class LoraBank : public LoraShape<S> {
     return std::max(tile * row + (tile + 1) * kernels::visit_columns,
                     (total_rank() + detail::chunk_tokens) * detail::least_block_columns);
   }
-  Index lists(Index tile) const { return detail::ByExpert::size(tile, experts(), experts()); }
+  Index lists(Index t) const {
+    return std::max(detail::ByExpert::size(t, experts(), experts()), total_rank());
+  }
 
   /// h = A x_e; c = (scale gate) h; y += sum of c B, one chain over (expert, rank) ascending, added once.
   template <class W>
@@ -208,8 +210,12 @@ class LoraBank : public LoraShape<S> {
   void up(const Tile& tile, const kernels::Panels<W>& m, const S* c, Index ldc, kernels::Into end, S* space,
           Out<S> to) const {
     if (!grouped(tile.routing)) return kernels::combine(end, {c, ldc, 1}, m, to);
-    constexpr Index width = kernels::visit_columns;
     const bool adds = end == kernels::Into::add;
+    if (to.rows == 1) {  // it meets nobody
+      const auto rows = this->chosen_rows(tile.routing, tile.first, tile.lists);
+      return rows.empty() && adds ? void() : kernels::combine(end, {c, ldc, 1}, rows, m, to);
+    }
+    constexpr Index width = kernels::visit_columns;
     const Routing<S>& routing = tile.routing;
     const detail::ByExpert tokens{tile.lists};
     std::fill_n(space, width, S(0));

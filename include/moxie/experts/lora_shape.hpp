@@ -30,10 +30,18 @@ class LoraShape {
   Index rows_per_token() const { return 1; }
   Index total_rank() const { return begin_.back(); }
   Index rank(Index e) const { return begin(e + 1) - begin(e); }
-  Index begin(Index e) const {
-    return begin_[static_cast<std::size_t>(e)];
-  }  ///< first row of expert e in A and B
+  /// First row of expert e in A and B.
+  Index begin(Index e) const { return begin_[static_cast<std::size_t>(e)]; }
   S scale(Index e) const { return scale_[static_cast<std::size_t>(e)]; }
+
+  /// The rows of the experts that a token chose, ascending, written to `rows`.
+  std::span<const int> chosen_rows(const Routing<S>& routing, Index token, int* rows) const {
+    int* end = rows;
+    detail::for_chosen(routing, token, [&](Index e) {
+      for (Index j = begin(e); j < begin(e + 1); ++j) *end++ = static_cast<int>(j);
+    });
+    return {rows, end};
+  }
 
   Index size() const { return total_rank() * (in() + out()) + (config_.bias ? experts() * out() : 0); }
   std::vector<Field> fields() const {

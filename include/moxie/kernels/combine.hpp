@@ -201,6 +201,39 @@ Index column_group(Index bytes, Index deep) {
   return std::max(fitting / panel_columns, Index{1}) * panel_columns;
 }
 
+/// out = other * (c m), or out += it, for m of one row: nothing to keep in registers, so plain long runs of
+/// memory (64 tokens of 768: 4.1 against 5.2 us).
+template <Into into, Scalar S, class W>
+void scale_by_row(In<S> other, const Coefficients<S>& c, const Panels<W>& m, Out<S> out) {
+  using namespace Eigen::internal;
+  const Packet<S> zero = pset1<Packet<S>>(S(0));
+  for (Index r = 0; r < out.rows; ++r) {
+    const S* const x = other.row(r);
+    S* const to = out.row(r);
+    const Packet<S> weight = pset1<Packet<S>>(c.data[r * c.row]);
+    const auto step = [&]<bool part>(const W* row, Index i, Index n) {
+      const Packet<S> sum = packet_madd<S>(weight, load_some<part, S>(row, n), zero);
+      Packet<S> value;
+      if constexpr (into == Into::multiply)
+        value = pmul(load_some<part, S>(x + i, n), sum);
+      else
+        value = packet_madd<S>(load_some<part, S>(x + i, n), sum, load_some<part, S>(to + i, n));
+      if constexpr (part)
+        store_part(to + i, value, n);
+      else
+        pstoreu(to + i, value);
+    };
+    constexpr Index size = packet_size<S>;
+    const W* panel = m.data;
+    Index i = 0;
+    for (; i + panel_columns <= out.cols; i += panel_columns, panel += m.panel)
+#pragma GCC unroll 4
+      for (Index q = 0; q < panel_columns; q += size) step.template operator()<false>(panel + q, i + q, size);
+    for (; i + size <= out.cols; i += size, panel += size) step.template operator()<false>(panel, i, size);
+    if (i < out.cols) step.template operator()<true>(panel, i, out.cols - i);
+  }
+}
+
 template <class From, Scalar S, class Depth, class M>
 void combine_all(const End<S>& end, const Coefficients<S>& c, const Depth& depth, Index deep, const M& m,
                  Out<S> out) {
@@ -219,6 +252,10 @@ void combine_all(const End<S>& end, const Coefficients<S>& c, const Depth& depth
 /// out [rows, cols] from c [rows, n] and m [n, cols].
 template <Scalar S, class W>
 void combine(const std::type_identity_t<End<S>>& end, Coefficients<S> c, const Panels<W>& m, Out<S> out) {
+  if (m.rows == 1 && end.strength == S(1)) {
+    if (end.into == Into::multiply) return detail::scale_by_row<Into::multiply>(end.other, c, m, out);
+    if (end.into == Into::multiply_add) return detail::scale_by_row<Into::multiply_add>(end.other, c, m, out);
+  }
   detail::combine_all<detail::Columns<S, W>>(end, c, detail::All{m.rows}, m.rows, m, out);
 }
 /// Of the listed k alone, which must ascend.

@@ -32,12 +32,80 @@ enum class Code {
   name_taken,      ///< a module of that name exists
   unknown_name,    ///< no module of that name
   too_large,       ///< a size would overflow
+  // Files (moxie::io).
+  io_open,
+  io_read,
+  io_write,
+  io_no_space,
+  io_changed,  ///< another size at the end of reading than at its start
+  not_regular_file,
+  not_safetensors,  ///< a file of another kind
+  header_too_small,
+  header_too_large,
+  invalid_header_length,
+  header_not_object,
+  invalid_utf8,
+  json_syntax,
+  json_trailing,
+  json_depth,
+  json_escape,
+  duplicate_key,
+  integer_range,
+  empty_name,
+  bad_name,
+  name_too_long,
+  too_many_tensors,
+  bad_tensor_entry,
+  missing_field,
+  unknown_field,
+  unknown_dtype,
+  unsupported_dtype,
+  misaligned_size,
+  bad_shape,
+  too_many_dims,
+  size_overflow,
+  size_mismatch,
+  bad_offsets,
+  offset_range,
+  offset_hole,
+  offset_overlap,
+  file_truncated,
+  trailing_data,
+  bad_metadata,
+  version_too_new,
+  checksum_mismatch,
+  value_range,  ///< a number too large for the type it is wanted in
 };
 
 inline std::string_view name(Code code) {
-  constexpr std::string_view names[] = {"ShapeMismatch", "ConfigRange", "StateError",   "Aliased",
-                                        "NullPointer",   "BadStride",   "NotMergeable", "RouterOutput",
-                                        "NonFinite",     "NameTaken",   "UnknownName",  "TooLarge"};
+  constexpr std::string_view names[] = {"ShapeMismatch",    "ConfigRange",
+                                        "StateError",       "Aliased",
+                                        "NullPointer",      "BadStride",
+                                        "NotMergeable",     "RouterOutput",
+                                        "NonFinite",        "NameTaken",
+                                        "UnknownName",      "TooLarge",
+                                        "IoOpen",           "IoRead",
+                                        "IoWrite",          "IoNoSpace",
+                                        "IoChanged",        "NotRegularFile",
+                                        "NotSafetensors",   "HeaderTooSmall",
+                                        "HeaderTooLarge",   "InvalidHeaderLength",
+                                        "HeaderNotObject",  "InvalidUtf8",
+                                        "JsonSyntax",       "JsonTrailing",
+                                        "JsonDepth",        "JsonEscape",
+                                        "DuplicateKey",     "IntegerRange",
+                                        "EmptyName",        "BadName",
+                                        "NameTooLong",      "TooManyTensors",
+                                        "BadTensorEntry",   "MissingField",
+                                        "UnknownField",     "UnknownDtype",
+                                        "UnsupportedDtype", "MisalignedSize",
+                                        "BadShape",         "TooManyDims",
+                                        "SizeOverflow",     "SizeMismatch",
+                                        "BadOffsets",       "OffsetRange",
+                                        "OffsetHole",       "OffsetOverlap",
+                                        "FileTruncated",    "TrailingData",
+                                        "BadMetadata",      "VersionTooNew",
+                                        "ChecksumMismatch", "ValueRange"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Code::value_range) + 1);
   return names[static_cast<std::size_t>(code)];
 }
 

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/io/checksum.hpp>
+#include <moxie/io/safetensors_header.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+/// The safetensors format: 8 bytes with the length of a JSON header, the header, the tensors one behind the
+/// other (github.com/huggingface/safetensors). The reader accepts what the reference accepts, but not: two
+/// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB,
+/// more than 8 dimensions, more than 100,000 tensors, metadata of more than 1 MiB.
+namespace moxie::inline MOXIE_ABI::io {
+
+namespace detail {
+
+/// What a file is that does not begin as safetensors do; empty where we do not know it.
+inline std::string_view other_kind(std::string_view head) {
+  constexpr std::pair<std::string_view, std::string_view> kinds[] = {
+      {"PK\x03\x04", "a zip archive, as torch.save writes (.bin, .pt)"},
+      {"\x80\x02", "a Python pickle, as old torch.save writes"},
+      {"\x80\x04", "a Python pickle"},
+      {"GGUF", "a GGUF file"},
+      {"\x93NUMPY", "a NumPy array"},
+      {"\x1f\x8b", "compressed by gzip"},
+      {"\x28\xb5\x2f\xfd", "compressed by zstd"},
+      {"version https://git-lfs", "a Git LFS pointer, the file itself was not fetched"},
+      {"<", "HTML or XML"},
+      {"{", "JSON"}};
+  for (const auto& [start, kind] : kinds)
+    if (head.substr(0, start.size()) == start) return kind;
+  return {};
+}
+
+}  // namespace detail
+
+/// The tensors of a file, checked and in memory.
+class TensorFile {
+ public:
+  /// Reads the header, and the data only where the header is in order. Throws what tests/io/README.md lists.
+  static TensorFile read(const Path& path) {
+    const FileReader file(path);
+    const Bytes head = file.read(0, std::min<std::uint64_t>(file.size(), 32));
+    const std::uint64_t length = header_length(view(head), file.size(), path);
+    TensorFile result(path);
+    {
+      const Bytes json = file.read(8, length);
+      result.parse(view(json), file.size() - 8 - length);
+    }
+    result.data_ = file.read(8 + length, file.size() - 8 - length);
+    file.expect_unchanged();
+    result.verify();
+    return result;
+  }
+  /// The same from bytes in memory; `name` stands for the path in messages.
+  static TensorFile parse(std::string_view bytes, const Path& name = "memory") {
+    const std::uint64_t length = header_length(bytes.substr(0, 32), bytes.size(), name);
+    TensorFile result(name);
+    result.parse(bytes.substr(8, length), bytes.size() - 8 - length);
+    result.data_.assign(bytes.begin() + 8 + static_cast<std::ptrdiff_t>(length), bytes.end());
+    result.verify();
+    return result;
+  }
+
+  const Path& path() const { return path_; }
+  /// In the order of their data.
+  const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified
+  const TensorInfo* find(std::string_view name) const {
+    const auto found =
+        std::find_if(tensors().begin(), tensors().end(), [&](const auto& t) { return t.name == name; });
+    return found == tensors().end() ? nullptr : &*found;
+  }
+  std::string_view bytes(const TensorInfo& t) const {
+    return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
+  }
+
+  /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
+  /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
+  template <Scalar S>
+  void load(const TensorInfo& t, std::span<S> to) const {
+    if (!is_weight(t.dtype))
+      refuse(Code::unsupported_dtype, t,
+             moxie::detail::join({"dtype ", name(t.dtype), ", wanted F64, F32, F16 or BF16"}));
+    const std::string_view stored = bytes(t);
+    const std::size_t size = facts(t.dtype).bits / 8;
+    moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
+                               static_cast<Index>(stored.size() / size));
+    for (const bool write : {false, true})
+      for (std::size_t i = 0; i < to.size(); ++i) {
+        const double number = detail::load_number(t.dtype, stored.data() + i * size);
+        const S value = static_cast<S>(number);
+        if (write)
+          to[i] = value;
+        else if (!std::isfinite(value))
+          refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
+                 moxie::detail::join(
+                     {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
+                      std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
+      }
+  }
+
+ private:
+  explicit TensorFile(const Path& path) : path_(path) {}
+  static std::string_view view(const Bytes& bytes) { return {bytes.data(), bytes.size()}; }
+  [[noreturn]] void refuse(Code code, const TensorInfo& t, std::string_view what) const {
+    detail::refuse(code, path_, moxie::detail::join({"tensor ", detail::shown(t.name), ": ", what}));
+  }
+
+  /// The length of the header, from the first bytes of a file of so many.
+  static std::uint64_t header_length(std::string_view head, std::uint64_t size, const Path& path) {
+    const auto number = [](std::uint64_t n) { return moxie::detail::text(n); };
+    const std::string_view kind = detail::other_kind(head);
+    std::size_t first = 8;
+    while (first < head.size() && detail::is_space(head[first])) ++first;
+    const bool object_follows = first < head.size() && head[first] == '{';
+    if (!kind.empty() && head.size() > 8 && !object_follows)
+      detail::refuse(Code::not_safetensors, path, moxie::detail::join({"is ", kind, ", wanted safetensors"}));
+    if (size < 8)
+      detail::refuse(Code::header_too_small, path,
+                     number(size) + " bytes, wanted at least 8 for a header's length");
+    const auto length = detail::load_little<std::uint64_t>(head.data());
+    if (length > most_header_bytes)
+      detail::refuse(
+          Code::header_too_large, path,
+          moxie::detail::join({"a header of ", number(length), " bytes, wanted at most ",
+                               number(most_header_bytes), " (is the length's byte order little-endian?)"}));
+    if (length > size - 8)
+      detail::refuse(
+          Code::invalid_header_length, path,
+          moxie::detail::join({"a header of ", number(length), " bytes in a file of ", number(size)}));
+    return length;
+  }
+
+  void parse(std::string_view json, std::uint64_t data_bytes) {
+    const detail::Source source{path_};
+    detail::HeaderEvents events(source);
+    detail::read_json(json, header_depth, events, source);
+    events.finish(data_bytes);
+    header_ = std::move(events.header);
+    const auto has_own_key = [](const auto& entry) { return entry.first.rfind("moxie.", 0) == 0; };
+    checksummed_ = std::any_of(metadata().begin(), metadata().end(), has_own_key);
+    if (!checksummed_) return;
+    check_version(source);
+    const std::size_t digits = detail::header_digits(json);
+    if (digits == std::string_view::npos || detail::header_checksum(json, digits) != json.substr(digits, 8))
+      source.refuse(Code::checksum_mismatch, "the header is not as it was written");
+  }
+  void check_version(const detail::Source& source) const {
+    const auto found = metadata().find(std::string(version_key));
+    int version = 0;
+    const std::string_view text = found == metadata().end() ? std::string_view() : found->second;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size() || version < 1)
+      source.refuse(Code::bad_metadata, moxie::detail::join({version_key, " is ", detail::shown(text),
+                                                             ", wanted a number from 1 on"}));
+    if (version > format_version)
+      source.refuse(Code::version_too_new,
+                    moxie::detail::join({"written as version ", text, ", this library reads up to ",
+                                         moxie::detail::text(format_version)}));
+  }
+  /// The checksum of every tensor, and none of a tensor that is not there.
+  void verify() const {
+    if (!checksummed_) return;
+    std::size_t sums = 0;
+    for (const auto& [key, value] : metadata()) sums += key.rfind(tensor_key, 0) == 0;
+    if (sums != tensors().size())
+      detail::refuse(Code::bad_metadata, path_,
+                     moxie::detail::join({moxie::detail::text(sums), " checksums, wanted ",
+                                          moxie::detail::text(tensors().size()), ", one for each tensor"}));
+    for (const TensorInfo& t : tensors()) {
+      const auto found = metadata().find(std::string(tensor_key) + t.name);
+      if (found == metadata().end()) refuse(Code::bad_metadata, t, "no checksum of it");
+      if (found->second != checksum_text(crc32c(bytes(t))))
+        refuse(Code::checksum_mismatch, t, "its bytes are not as they were written");
+    }
+  }
+
+  static constexpr int header_depth = 8;
+  Path path_;
+  TensorHeader header_;
+  Bytes data_;
+  bool checksummed_ = false;
+};
+
+}  // namespace moxie::inline MOXIE_ABI::io

@@ -366,17 +366,17 @@ TEST_CASE("loading converts exactly or refuses, and leaves the target alone when
 TEST_CASE("16-bit storage gives back every one of its numbers, and rounds others to nearest once", "[io]") {
   for (const Dtype dtype : {Dtype::f16, Dtype::bf16}) {
     for (std::uint32_t bits = 0; bits < 1u << 16; ++bits) {
-      char stored[2];
+      char stored[8] = {};
       io::detail::store_little(static_cast<std::uint16_t>(bits), stored);
       const double number = io::detail::load_number(dtype, stored);
       if (!std::isfinite(number)) continue;
-      char again[2];
+      char again[8] = {};
       REQUIRE(io::detail::store_number(number, dtype, again));
       REQUIRE(std::memcmp(stored, again, 2) == 0);
     }
     // Just above the middle of two neighbours, by less than float can tell: up, not to even.
     const double step = dtype == Dtype::f16 ? 0x1p-10 : 0x1p-7;
-    char stored[2];
+    char stored[8] = {};
     REQUIRE(io::detail::store_number(1 + step / 2 + 0x1p-40, dtype, stored));
     CHECK(io::detail::load_number(dtype, stored) == 1 + step);
     REQUIRE(io::detail::store_number(1 + step / 2, dtype, stored));

@@ -94,15 +94,16 @@ class Prepared {
           fail(Code::non_finite, detail::join({"weight ", detail::text(static_cast<double>(weight)),
                                                ", wanted one in the range of its 16-bit storage"}));
     Index size = 0;
-    for (const kernels::MatrixShape& m : shapes_) size += m.packed_size();
+    for (const kernels::MatrixShape& m : shapes_) size += size_of(m);
     packed_.resize(static_cast<std::size_t>(size));
     const S* from = theta.data();
     W* to = packed_.data();
     for (const kernels::MatrixShape& m : shapes_) {
-      for (Index p = 0; p < kernels::panels(m.cols); ++p)
-        kernels::pack_panel(In<S>(from, m.rows, m.cols), p, to);
+      const In<S> matrix(from, m.rows, m.cols);
+      if (!m.combined) kernels::space_rows(matrix, to);
+      for (Index p = 0; m.combined && p < kernels::panels(m.cols); ++p) kernels::pack_panel(matrix, p, to);
       from += m.size();
-      to += m.packed_size();
+      to += size_of(m);
     }
   }
 
@@ -127,13 +128,19 @@ class Prepared {
     detail::Views<W, Part> views;
     const W* at = packed_.data();
     for (std::size_t i = 0; i < first + views.size(); ++i) {
-      if (i >= first) views[i - first] = kernels::packed_panels(at, shapes_[i]);
-      at += shapes_[i].packed_size();
+      const kernels::MatrixShape& m = shapes_[i];
+      if (i >= first)
+        views[i - first] = m.combined ? kernels::packed_panels(at, m) : kernels::spaced_rows(at, m);
+      at += size_of(m);
     }
     return views;
   }
 
  private:
+  static Index size_of(const kernels::MatrixShape& m) {
+    return m.combined ? m.packed_size() : m.rows * kernels::row_stride(m.cols);
+  }
+
   std::vector<kernels::MatrixShape> shapes_;
   Buffer<W> packed_;
 };

@@ -56,6 +56,10 @@ TEMPLATE_TEST_CASE("packed and narrow weights give the bits of row-major ones", 
         Matrix<S> h(9, n), other_h(9, n), y(9, d), other_y(9, d);
         kernels::dot(In<S>(x), Panels<S>(In<S>(rounded)), Out<S>(h));
         kernels::dot(In<S>(x), of(memory, a), Out<S>(other_h));
+        same_bits = same_bits && same(h, other_h);
+        Buffer<W> spaced(naive::at(n * kernels::row_stride(d)), W(7));
+        kernels::space_rows(In<S>(a), spaced.data());
+        kernels::dot(In<S>(x), kernels::spaced_rows(spaced.data(), {n, d, false}), Out<S>(other_h));
         kernels::combine(Into::set, {c.data(), n, 1}, Panels<S>(In<S>(rounded)), Out<S>(y));
         kernels::combine(Into::set, {c.data(), n, 1}, of(memory, a), Out<S>(other_y));
         same_bits = same_bits && same(h, other_h) && same(y, other_y);

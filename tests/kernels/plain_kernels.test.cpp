@@ -61,12 +61,13 @@ TEMPLATE_TEST_CASE("the kernels compute what a page of plain Eigen says", "[kern
         h.slow = plain::dot(x.slow, other.slow, a.slow);
         CHECK(h.agrees());
 
-        for (const Into into : {Into::set, Into::chain, Into::add, Into::multiply, Into::multiply_add}) {
-          Pair<S> out(tokens, d, 7);
-          kernels::combine<S>({into, other.fast, S(0.5)}, all(c.fast), weights, out.fast);
-          plain::combine(into, c.slow, a.slow, out.slow, other.slow, 0.5);
-          CHECK(out.agrees());
-        }
+        for (const Into into : {Into::set, Into::chain, Into::add, Into::multiply, Into::multiply_add})
+          for (const S strength : {S(1), S(0.5)}) {
+            Pair<S> out(tokens, d, 7);
+            kernels::combine<S>({into, other.fast, strength}, all(c.fast), weights, out.fast);
+            plain::combine(into, c.slow, a.slow, out.slow, other.slow, strength);
+            CHECK(out.agrees());
+          }
         Pair<S> out(tokens, d, 8);
         kernels::combine<S>(Into::add, all(c.fast), depths, weights, out.fast);
         plain::combine(c.slow, depths, a.slow, out.slow);

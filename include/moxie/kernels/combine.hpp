@@ -190,6 +190,9 @@ void combine_rows_of(const End<S>& end, const Coefficients<S>& c, const Depth& d
   };
   Index i = first;
   for (; i + wide * size <= first + count; i += wide * size) block.template operator()<wide, false>(i, size);
+  if constexpr (wide > combine_packets)
+    for (; i + combine_packets * size <= first + count; i += combine_packets * size)
+      block.template operator()<combine_packets, false>(i, size);
   for (; i + size <= first + count; i += size) block.template operator()<1, false>(i, size);
   if (i < first + count) block.template operator()<1, true>(i, first + count - i);
 }
@@ -237,7 +240,8 @@ void scale_by_row(In<S> other, const Coefficients<S>& c, const Panels<W>& m, Out
 template <class From, Scalar S, class Depth, class M>
 void combine_all(const End<S>& end, const Coefficients<S>& c, const Depth& depth, Index deep, const M& m,
                  Out<S> out) {
-  const Index group = column_group<S>(combine_group_bytes, deep);
+  // What is read but once gains nothing by groups.
+  const Index group = out.rows > combine_rows ? column_group<S>(combine_group_bytes, deep) : out.cols;
   for (Index i = 0; i < out.cols; i += group) {
     const Index columns = std::min(group, out.cols - i);
     Index r = 0;

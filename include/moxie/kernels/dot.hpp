@@ -14,8 +14,9 @@ namespace moxie::inline MOXIE_ABI::kernels {
 // Measured with AVX-512 at 512 tokens of 768 and 4096: 4x4 109 and 104, 6x4 109 and 108, 3x8 109 and 99,
 // 2x8 107 and 88 of 118 GFLOP/s; with AVX2 at 768: 4x3 108, 6x2 100, 4x2 83. 4 divides the usual batches.
 constexpr int dot_tokens = 4, dot_rows = many_registers ? 4 : 3;
-// One token alone: independent chains hide the latency of the multiply-add.
-constexpr int dot_rows_single = many_registers ? 16 : 8;
+// One token alone: independent chains hide the latency of the multiply-add. With 16, rows a power of two
+// apart throw each other out of the first cache (64 rows of 4096: 12.7 against 23.5 us).
+constexpr int dot_rows_single = 8;
 // Rows of weights that pass all tokens together, in bytes: half of a small second cache.
 constexpr Index dot_group_bytes = 1 << 18;
 

@@ -140,6 +140,7 @@ class MoeAdapter {
                               .factors = factors.middle_rows(first, rows),
                               .routing = routing,
                               .drouting = gradient,
+                              .gates_wanted = !ConstantRouter<Router>,
                               .first = first,
                               .scratch = scratch,
                               .lists = workspace.lists_of_thread(thread),

@@ -43,6 +43,7 @@ struct BackwardTile {
   Out<S> factors = {};        ///< [tile, factors()] experts only: written for backward_block
   const Routing<S>& routing;  ///< of the whole call
   Routing<S>& drouting;       ///< of the whole call, all parts present
+  bool gates_wanted = true;   ///< false: nothing asks for `drouting.gates`, and zeros will do
   Index first;
   S* scratch;
   int* lists;
@@ -141,6 +142,12 @@ concept Router = Parametric<R> &&
   router.route_rows(forward);
   router.backward_rows(backward);
   router.backward_block(block);
+};
+
+/// A router whose gates are numbers without a gradient says so by a member `constant`.
+template <class R>
+concept ConstantRouter = Router<R> && requires {
+  R::constant;
 };
 
 /// A loss of one pool of routings (the published ones pool projections or layers before they multiply).

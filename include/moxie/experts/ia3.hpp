@@ -80,17 +80,21 @@ class Ia3Bank {
     }
   }
 
-  /// dgate_e = sum over features of dy x l_e; dx += dy s.
+  /// dgate_e = sum over features of dy x l_e, where it is wanted; dx += dy s.
   void backward_rows(const BackwardTile<S>& tile) const {
     const Index tokens = tile.x.rows, d = head(), heads = config_.heads;
     const S strength = static_cast<S>(tile.run.scale);
     for (Index h = 0; h < heads; ++h) {
       const Out<S> dgates(tile.drouting.gates.data() + (tile.first * heads + h) * experts(), tokens,
                           experts(), heads * experts());
-      kernels::dot(columns_of(tile.x, h), columns_of(tile.dy, h),
-                   tile.weights[0].middle_rows(h * experts(), experts()), dgates);
-      for (Index t = 0; strength != 1 && t < tokens; ++t)
-        for (Index e = 0; e < experts(); ++e) dgates.row(t)[e] *= strength;
+      if (tile.gates_wanted)
+        kernels::dot(columns_of(tile.x, h), columns_of(tile.dy, h),
+                     tile.weights[0].middle_rows(h * experts(), experts()), dgates);
+      for (Index t = 0; t < tokens; ++t) {
+        S* const row = dgates.row(t);
+        if (!tile.gates_wanted) std::fill_n(row, experts(), S(0));
+        for (Index e = 0; strength != 1 && e < experts(); ++e) row[e] *= strength;
+      }
       if (!tile.dx.empty()) scale(kernels::Into::multiply_add, tile, tile.dy, h, 0, d, tile.dx);
     }
   }

@@ -12,6 +12,7 @@ template <Scalar S>
 class UniformRouter {
  public:
   using Scalar = S;
+  static constexpr bool constant = true;
   struct Config {
     Index experts = 1;
     Index heads = 1;  ///< routing rows per token

@@ -128,7 +128,7 @@ class MoeAdapter {
     const Out<S> factors(workspace.factors.data(), x.rows, experts_.factors());
     const In<S> h(cache.h.data(), x.rows, experts_.cached());
 
-    for_tiles(x.rows, row_bytes(), threads, [&](Index first, Index rows, int thread) {
+    for_tiles(x.rows, tile(), threads, [&](Index first, Index rows, int thread) {
       S* const scratch = workspace.of_thread(thread);
       copy_rows(drouting, gradient, first, rows);
       experts_.backward_rows({.theta = of_experts,
@@ -190,14 +190,13 @@ class MoeAdapter {
 
  private:
   std::size_t experts_size() const { return static_cast<std::size_t>(experts_.size()); }
-  Index row_bytes() const { return (in() + out()) * static_cast<Index>(sizeof(S)); }
+  Index tile() const { return most_tile<S>(in() + out(), size()); }
 
   /// Scratch for every thread, and `whole` integers behind their lists.
   void reserve(Workspace<S>& workspace, int threads, Index whole) const {
     Index lists = 0;
-    if constexpr (requires { experts_.lists(tile_tokens); }) lists = experts_.lists(tile_tokens);
-    workspace.reserve(threads, std::max(experts_.scratch(tile_tokens), router_.scratch(tile_tokens)), lists,
-                      whole);
+    if constexpr (requires { experts_.lists(tile()); }) lists = experts_.lists(tile());
+    workspace.reserve(threads, std::max(experts_.scratch(tile()), router_.scratch(tile())), lists, whole);
   }
   S* space_to_pack(Workspace<S>& workspace, Index tokens, bool forward) const {
     workspace.grow(workspace.packed, detail::packed_size<S>(experts_, tokens, forward) +
@@ -257,7 +256,7 @@ class MoeAdapter {
             experts_.forward_part(tile, stage, part, threads);
           });
     } else {
-      for_tiles(x.rows, row_bytes(), threads, [&](Index first, Index rows, int thread) {
+      for_tiles(x.rows, tile(), threads, [&](Index first, Index rows, int thread) {
         route(first, rows, thread);
         experts_.forward_rows(expert_tile(first, rows, thread));
       });

@@ -170,7 +170,7 @@ class AdaptedLinear {
 
   /// y = x W^T + b
   void base(In<S> x, Out<S> y, const Run& run) const {
-    for_tiles(x.rows, (in() + out()) * Index{sizeof(S)}, team(x.rows, in() * out(), run.threads),
+    for_tiles(x.rows, most_tile<S>(in() + out(), in() * out()), team(x.rows, in() * out(), run.threads),
               [&](Index first, Index rows, int) {
                 kernels::dot(x.middle_rows(first, rows), kernels::Panels<S>(weight_),
                              y.middle_rows(first, rows));
@@ -182,7 +182,7 @@ class AdaptedLinear {
   /// dx += dy W
   void base_backward(In<S> dy, Out<S> dx, const Run& run) const {
     if (dx.empty()) return;
-    for_tiles(dy.rows, (in() + out()) * Index{sizeof(S)}, team(dy.rows, in() * out(), run.threads),
+    for_tiles(dy.rows, most_tile<S>(in() + out(), in() * out()), team(dy.rows, in() * out(), run.threads),
               [&](Index first, Index rows, int) {
                 kernels::combine(kernels::Into::add, {dy.row(first), dy.stride, 1},
                                  kernels::Panels<S>(weight_), dx.middle_rows(first, rows));

@@ -16,18 +16,18 @@ void route(const R& router, std::span<const typename R::Scalar> theta, In<typena
   detail::expect_shape("x", x, -1, router.in() > 0 ? router.in() : Index{-1});
   router.prepare(routing, x.rows, run);
   const auto views = detail::unpacked_views(router, theta.data());
-  workspace.reserve(run.threads, router.scratch(tile_tokens));
-  for_tiles(x.rows, x.cols * Index{sizeof(typename R::Scalar)}, team(x.rows, router.size(), run.threads),
-            [&](Index first, Index rows, int thread) {
-              router.route_rows(ForwardTile<typename R::Scalar>{.theta = theta,
-                                                                .weights = views.data(),
-                                                                .x = x.middle_rows(first, rows),
-                                                                .routing = routing,
-                                                                .first = first,
-                                                                .scratch = workspace.of_thread(thread),
-                                                                .lists = nullptr,
-                                                                .run = run});
-            });
+  const Index tile = most_tile<typename R::Scalar>(x.cols, router.size());
+  workspace.reserve(run.threads, router.scratch(tile));
+  for_tiles(x.rows, tile, team(x.rows, router.size(), run.threads), [&](Index first, Index rows, int thread) {
+    router.route_rows(ForwardTile<typename R::Scalar>{.theta = theta,
+                                                      .weights = views.data(),
+                                                      .x = x.middle_rows(first, rows),
+                                                      .routing = routing,
+                                                      .first = first,
+                                                      .scratch = workspace.of_thread(thread),
+                                                      .lists = nullptr,
+                                                      .run = run});
+  });
 }
 
 /// Backward of `route`: adds to dx [T, router.in()] and dtheta (empty: not wanted). `gradient` brings the
@@ -61,20 +61,20 @@ void route_backward(const R& router, std::span<const typename R::Scalar> theta, 
   if (!routing.noisy.empty())
     for (const auto which : {&Routing<S>::noisy, &Routing<S>::noise_scale}) gradient.part(which);
   const auto views = detail::unpacked_views(router, theta.data());
-  workspace.reserve(run.threads, router.scratch(tile_tokens));
-  for_tiles(x.rows, x.cols * Index{sizeof(typename R::Scalar)}, team(x.rows, router.size(), run.threads),
-            [&](Index first, Index rows, int thread) {
-              router.backward_rows({.theta = theta,
-                                    .weights = views.data(),
-                                    .x = x.middle_rows(first, rows),
-                                    .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
-                                    .routing = routing,
-                                    .drouting = gradient,
-                                    .first = first,
-                                    .scratch = workspace.of_thread(thread),
-                                    .lists = nullptr,
-                                    .run = run});
-            });
+  const Index tile = most_tile<typename R::Scalar>(x.cols, router.size());
+  workspace.reserve(run.threads, router.scratch(tile));
+  for_tiles(x.rows, tile, team(x.rows, router.size(), run.threads), [&](Index first, Index rows, int thread) {
+    router.backward_rows({.theta = theta,
+                          .weights = views.data(),
+                          .x = x.middle_rows(first, rows),
+                          .dx = dx.empty() ? Out<S>() : dx.middle_rows(first, rows),
+                          .routing = routing,
+                          .drouting = gradient,
+                          .first = first,
+                          .scratch = workspace.of_thread(thread),
+                          .lists = nullptr,
+                          .run = run});
+  });
   if (dtheta.empty() || x.rows == 0) return;
   for_blocks(router.blocks(x.rows), team(x.rows, router.size(), run.threads), [&](Index block, int thread) {
     router.backward_block({.block = block,

@@ -50,19 +50,24 @@ TEST_CASE("a team is woken for enough work and not below", "[core]") {
 }
 
 TEST_CASE("tiles cover all tokens in whole register blocks, as many for each thread", "[core]") {
-  for (const Index bytes : {Index{1}, Index{6144}, Index{32768}, Index{1} << 40})
+  for (const Index most : {32, 48, 64, 256})
     for (const int threads : {1, 2, 3, 8})
       for (Index tokens = 1; tokens < 700; ++tokens) {
-        const Index size = tile_size(tokens, bytes, threads), tiles = (tokens + size - 1) / size;
+        const Index size = tile_size(tokens, most, threads), tiles = (tokens + size - 1) / size;
         REQUIRE(size % 4 == 0);
         REQUIRE(size >= 4);
-        REQUIRE(size <= tile_tokens);
+        REQUIRE(size <= most);
         // Every thread has one where there are blocks for all of them.
         if (tokens % (4 * threads) == 0 && tokens <= 32 * threads) REQUIRE(tiles == threads);
       }
-  CHECK(tile_size(192, 6144, 2) == 48);  // not three tiles of 64
-  CHECK(tile_size(512, 6144, 1) == 64);
-  CHECK(tile_size(512, 32768, 1) == 32);
+  CHECK(tile_size(192, 64, 2) == 48);  // not three tiles of 64
+  CHECK(tile_size(512, 64, 1) == 64);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  CHECK(most_tile<float>(1536, 1) == 64);
+  CHECK(most_tile<float>(8192, 1 << 20) == 32);
+  CHECK(most_tile<double>(most, 1) == 32);
+  CHECK(most_tile<float>(8192, (1 << 20) + 1) == 256);
+  CHECK(most_tile<float>(0, most) == 256);
 }
 
 TEST_CASE("a cursor cuts a vector into consecutive tensors", "[core]") {

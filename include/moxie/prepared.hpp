@@ -84,7 +84,8 @@ class Prepared {
   template <class... Parts>
   explicit Prepared(std::span<const S> theta, const Parts&... parts) {
     const auto add = [this](const auto& matrices) {
-      shapes_.insert(shapes_.end(), matrices.begin(), matrices.end());
+      for (const kernels::MatrixShape& m : matrices)
+        shapes_.push_back(m);  // insert: g++ 12 warns for nothing
     };
     (add(parts.matrices()), ...);
     if constexpr (!std::is_same_v<W, S>)

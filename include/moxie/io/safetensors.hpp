@@ -9,8 +9,10 @@
 
 /// The safetensors format: 8 bytes with the length of a JSON header, the header, the tensors one behind the
 /// other (github.com/huggingface/safetensors). The reader accepts what the reference accepts, but not: two
-/// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB,
-/// more than 8 dimensions, more than 100,000 tensors, metadata of more than 1 MiB.
+/// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB or
+/// of more than 16 MiB together, more than 8 dimensions, more than 100,000 tensors, metadata of more than
+/// 1 MiB or 10,000 texts, strings of more than 1 MiB as they are written, white space of more inside the
+/// object. So a header takes less than 64 MB of memory beside its own bytes, whatever it says.
 namespace moxie::inline MOXIE_ABI::io {
 
 namespace detail {
@@ -68,11 +70,7 @@ class TensorFile {
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified
-  const TensorInfo* find(std::string_view name) const {
-    const auto found =
-        std::find_if(tensors().begin(), tensors().end(), [&](const auto& t) { return t.name == name; });
-    return found == tensors().end() ? nullptr : &*found;
-  }
+  const TensorInfo* find(std::string_view name) const { return header_.find(name); }
   std::string_view bytes(const TensorInfo& t) const {
     return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
   }
@@ -81,9 +79,7 @@ class TensorFile {
   /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
   template <Scalar S>
   void load(const TensorInfo& t, std::span<S> to) const {
-    if (!is_weight(t.dtype))
-      refuse(Code::unsupported_dtype, t,
-             moxie::detail::join({"dtype ", name(t.dtype), ", wanted F64, F32, F16 or BF16"}));
+    detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
     const std::string_view stored = bytes(t);
     const std::size_t size = facts(t.dtype).bits / 8;
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),

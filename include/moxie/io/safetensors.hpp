@@ -132,11 +132,8 @@ class TensorFile {
 
   void parse(std::string_view json, std::uint64_t data_bytes) {
     const detail::Source source{path_};
-    detail::HeaderEvents events(source);
-    detail::read_json(json, header_depth, events, source);
-    events.finish(data_bytes);
-    header_ = std::move(events.header);
-    const auto has_own_key = [](const auto& entry) { return entry.first.rfind("moxie.", 0) == 0; };
+    header_ = detail::read_header(json, data_bytes, source);
+    const auto has_own_key = [](const auto& entry) { return entry.first.rfind(own_keys, 0) == 0; };
     checksummed_ = std::any_of(metadata().begin(), metadata().end(), has_own_key);
     if (!checksummed_) return;
     check_version(source);
@@ -157,24 +154,20 @@ class TensorFile {
                     moxie::detail::join({"written as version ", text, ", this library reads up to ",
                                          moxie::detail::text(format_version)}));
   }
-  /// The checksum of every tensor, and none of a tensor that is not there.
   void verify() const {
     if (!checksummed_) return;
-    std::size_t sums = 0;
-    for (const auto& [key, value] : metadata()) sums += key.rfind(tensor_key, 0) == 0;
-    if (sums != tensors().size())
-      detail::refuse(Code::bad_metadata, path_,
-                     moxie::detail::join({moxie::detail::text(sums), " checksums, wanted ",
-                                          moxie::detail::text(tensors().size()), ", one for each tensor"}));
-    for (const TensorInfo& t : tensors()) {
-      const auto found = metadata().find(std::string(tensor_key) + t.name);
-      if (found == metadata().end()) refuse(Code::bad_metadata, t, "no checksum of it");
-      if (found->second != checksum_text(crc32c(bytes(t))))
-        refuse(Code::checksum_mismatch, t, "its bytes are not as they were written");
-    }
+    const auto found = metadata().find(std::string(tensors_key));
+    const std::string_view sums = found == metadata().end() ? std::string_view() : found->second;
+    if (sums.size() != 8 * tensors().size())
+      detail::refuse(
+          Code::bad_metadata, path_,
+          moxie::detail::join({tensors_key, " has ", moxie::detail::text(sums.size()), " digits, wanted ",
+                               moxie::detail::text(8 * tensors().size()), ", 8 for each tensor"}));
+    for (std::size_t i = 0; i < tensors().size(); ++i)
+      if (sums.substr(8 * i, 8) != checksum_text(crc32c(bytes(tensors()[i]))))
+        refuse(Code::checksum_mismatch, tensors()[i], "its bytes are not as they were written");
   }
 
-  static constexpr int header_depth = 8;
   Path path_;
   TensorHeader header_;
   Bytes data_;

@@ -268,5 +268,15 @@ class HeaderEvents : public JsonEvents {
   std::string* text_ = nullptr;
 };
 
+/// Reads the JSON of a header whose tensors take `data_bytes`. Throws what tests/io/README.md lists of
+/// headers.
+inline TensorHeader read_header(std::string_view json, std::uint64_t data_bytes, const Source& source) {
+  constexpr int depth = 8;
+  HeaderEvents events(source);
+  read_json(json, depth, events, source);
+  events.finish(data_bytes);
+  return std::move(events.header);
+}
+
 }  // namespace detail
 }  // namespace moxie::inline MOXIE_ABI::io

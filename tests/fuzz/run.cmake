@@ -6,7 +6,7 @@ file(MAKE_DIRECTORY ${FOLDER}/corpus)
 if(SEEDS)
   execute_process(COMMAND ${SEEDS} ${FOLDER}/corpus COMMAND_ERROR_IS_FATAL ANY)
 endif()
-set(options -max_total_time=${SECONDS} -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64
+set(options -max_total_time=${SECONDS} -max_len=4096 -timeout=60 -rss_limit_mb=1024 -malloc_limit_mb=64
             -artifact_prefix=${FOLDER}/ -print_final_stats=1)
 if(DICTIONARY)
   list(APPEND options -dict=${DICTIONARY})

@@ -168,6 +168,9 @@ inline std::vector<BadFile> bad_tensors() {
       {75, "nothing, beyond the file",
        file("{" + entry("a", 0, 8) + ",\"z\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[12,12]}}", 8),
        Code::offset_hole}};
+  lines.push_back(
+      {55, "a list of its values", file("{\"t\":[\"F32\",[2],[0,8]]}", 8), Code::bad_tensor_entry, true});
+  lines.push_back({58, "a dtype as a key", with_dtype("{\"F32\":null}"), Code::unknown_dtype, true});
   for (const char* value : {"[1,2]", "null", "3", "\"text\"", "true"})
     lines.push_back({55, value, file("{\"t\":" + std::string(value) + "}"), Code::bad_tensor_entry});
   for (const char* dtype : {"\"F33\"", "\"f32\"", "\"\"", "32", "null", "\"F32\\u0000\"", "[\"F32\"]"})
@@ -218,6 +221,8 @@ inline std::vector<GoodFile> good_files() {
            file("{" + entry("a", 0, 8) + ",\"__metadata__\":{\"format\":\"pt\"}}", 8)},
           {"metadata alone", file("{\"__metadata__\":{\"format\":\"pt\"}}")},
           {"8-bit floats", one("\"dtype\":\"F8_E4M3\",\"shape\":[3],\"data_offsets\":[0,3]", 3)},
+          {"8-bit floats without a negative zero",
+           one("\"dtype\":\"F8_E5M2FNUZ\",\"shape\":[3],\"data_offsets\":[0,3]", 3)},
           {"4-bit floats", one("\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[0,2]", 2)},
           {"truth values", one("\"dtype\":\"BOOL\",\"shape\":[3],\"data_offsets\":[0,3]", 3)}};
 }

@@ -12,7 +12,8 @@
 /// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB or
 /// of more than 16 MiB together, more than 8 dimensions, more than 100,000 tensors, metadata of more than
 /// 1 MiB or 10,000 texts, strings of more than 1 MiB as they are written, white space of more inside the
-/// object. So a header takes less than 64 MB of memory beside its own bytes, whatever it says.
+/// object, and spellings that it lets pass by the way (a tensor as a list, a dtype as a key, metadata null).
+/// So a header takes less than 64 MB of memory beside its own bytes, whatever it says.
 namespace moxie::inline MOXIE_ABI::io {
 
 namespace detail {

@@ -69,13 +69,14 @@ class TensorWriter {
   };
   std::map<std::string, Stored> tensors_;
 
-  /// As the reference orders them: wide numbers first, so that all lie aligned, then by name.
+  /// As the reference orders them: wide numbers first, so that all lie aligned, BF16 before F16, then by
+  /// name.
   std::vector<const Stored*> in_order() const {
     std::vector<const Stored*> order;
     for (const auto& [key, t] : tensors_) order.push_back(&t);
-    std::stable_sort(order.begin(), order.end(), [](const Stored* a, const Stored* b) {
-      return facts(a->info.dtype).bits > facts(b->info.dtype).bits;
-    });
+    const auto rank = [](const Stored* t) { return std::pair(facts(t->info.dtype).bits, t->info.dtype); };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](const Stored* a, const Stored* b) { return rank(a) > rank(b); });
     return order;
   }
   static std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }

@@ -112,6 +112,7 @@ std::vector<Shape> shapes() {
       {"white space alone", Code::header_not_object, filled("", " \n", "")},
       {"white space in front", std::nullopt, filled("", "\n", "{}")},
       {"white space inside", Code::too_large, filled("{", "\n", "}")},
+      {"white space in an open object", Code::too_large, filled("{", "\n", "")},
       {"white space behind", std::nullopt, filled("{}", "\n", "")},
       {"white space in pieces", Code::json_syntax,
        [](std::size_t n) { return filled("{", std::string(1 << 20, '\n') + ",", "}", n); }},

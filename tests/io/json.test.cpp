@@ -394,7 +394,8 @@ TEST_CASE("where the standard leaves the choice to the parser, this is ours", "[
       {inside("\"" + std::string(io::detail::most_json_run + 1, 'x') + "\""), Code::too_large},
       {inside("\"" + std::string(io::detail::most_json_run, 'x') + "\\n\""), Code::too_large},
       {inside("\"" + std::string(2 * io::detail::most_json_run, 'x')), Code::too_large},
-      {inside(std::string(io::detail::most_json_run + 1, ' ') + "1"), Code::too_large}};
+      {inside(std::string(io::detail::most_json_run + 1, ' ') + "1"), Code::too_large},
+      {"{" + std::string(io::detail::most_json_run + 1, '\n'), Code::too_large}};
   for (const Refused& c : refused) {
     INFO(c.text.substr(0, 100));
     const Verdict verdict = read(c.text);

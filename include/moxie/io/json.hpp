@@ -76,14 +76,15 @@ class JsonBytes {
                         done() ? "the text ends, wanted '{'"
                                : moxie::detail::join({shown(text_.substr(first, 1)), ", wanted '{'"}));
     std::size_t last = text_.size();
+    bool closed = false;
     for (int level = 0; !done();) {
       const std::size_t start = at_;
       const char c = now();
       if (is_space(c)) {
         skip_space();
-        if (at_ - start > most_json_run && !done())
+        if (at_ - start > most_json_run && !closed)
           refuse_length(Code::too_large, start, "white space", most_json_run);
-      } else if (last != text_.size()) {
+      } else if (closed) {
         source_.refuse_at(Code::json_trailing, start, "text behind the object, wanted white space");
       } else if (c == '"') {
         skip_string();
@@ -95,7 +96,8 @@ class JsonBytes {
               moxie::detail::join({"nested deeper than ", moxie::detail::text(depth), " levels"}));
       } else if (c == '}' || c == ']') {
         ++at_;
-        if (--level <= 0) last = at_;
+        closed = --level <= 0;
+        if (closed) last = at_;
       } else if (c == ',' || c == ':') {
         ++at_;
       } else {

@@ -7,7 +7,7 @@ set -euo pipefail
 words=(wamerican wfrench wngerman wspanish witalian wdutch wdanish wswedish wportuguese wcatalan)
 job=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev "${words[@]}")
 tests=("${job[@]}" catch2 libbenchmark-dev pkg-config
-       clang clang-format libclang-rt-dev libomp-dev)
+       clang clang-format libclang-rt-dev libomp-dev strace)
 oracle=(python3-torch)
 bench=(g++ cmake ninja-build libeigen3-dev libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libtorch-dev libdnnl-dev libopenblas0-pthread)

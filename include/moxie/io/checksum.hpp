@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace moxie::inline MOXIE_ABI::io {
@@ -34,10 +35,11 @@ inline std::string checksum_text(std::uint32_t crc) {
 }
 
 /// The version of what TensorWriter writes, and its keys in a file's metadata: the version, a checksum of the
-/// header, taken with zeros in place of itself, and one of every tensor's bytes.
+/// header, taken with zeros in place of itself, and one of every tensor's bytes, all in one text in the order
+/// of the data.
 inline constexpr int format_version = 1;
-inline constexpr std::string_view version_key = "moxie.version", header_key = "moxie.header",
-                                  tensor_key = "moxie.crc32c.";
+inline constexpr std::string_view own_keys = "moxie.", version_key = "moxie.version",
+                                  header_key = "moxie.header", tensors_key = "moxie.crc32c";
 
 namespace detail {
 

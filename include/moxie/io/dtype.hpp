@@ -31,6 +31,8 @@ enum class Dtype {
   f8_e4m3,
   f8_e5m2,
   f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
   f6_e2m3,
   f6_e3m2,
   f4
@@ -41,9 +43,10 @@ struct DtypeFacts {
   std::uint64_t bits;
 };
 inline constexpr DtypeFacts dtype_facts[] = {
-    {"F64", 64},    {"F32", 32},    {"F16", 16},    {"BF16", 16},   {"BOOL", 8},    {"U8", 8},   {"I8", 8},
-    {"U16", 16},    {"I16", 16},    {"U32", 32},    {"I32", 32},    {"U64", 64},    {"I64", 64}, {"C64", 64},
-    {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
+    {"F64", 64},        {"F32", 32},    {"F16", 16},    {"BF16", 16},   {"BOOL", 8},    {"U8", 8},
+    {"I8", 8},          {"U16", 16},    {"I16", 16},    {"U32", 32},    {"I32", 32},    {"U64", 64},
+    {"I64", 64},        {"C64", 64},    {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2FNUZ", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
 constexpr const DtypeFacts& facts(Dtype dtype) { return dtype_facts[static_cast<std::size_t>(dtype)]; }
 constexpr std::string_view name(Dtype dtype) { return facts(dtype).name; }
 inline std::optional<Dtype> dtype_of(std::string_view name) {

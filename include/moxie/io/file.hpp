@@ -162,6 +162,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
   if (target.empty()) detail::refuse(Code::io_open, path, "a link to nowhere");
   struct stat old {};
   const bool exists = ::stat(target.c_str(), &old) == 0;
+  if (!exists && errno != ENOENT) detail::refuse_errno(Code::io_open, path, "stat", errno);
   if (exists && !S_ISREG(old.st_mode))
     detail::refuse(Code::not_regular_file, path, "is no regular file, which a save could replace");
 
@@ -196,7 +197,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
     }
   if (exists) check(::fchmod(file.get(), old.st_mode & 07777) == 0, "fchmod");
   check(detail::uninterrupted([&] { return ::fsync(file.get()); }) == 0, "fsync");
-  check(file.close() == 0, "close");
+  check(file.close() == 0 || errno == EINTR, "close");  // synced already, and closed whatever it says
   check(::rename(temporary.c_str(), target.c_str()) == 0, "rename");
 
   // The new name is there; now it is made to outlive a loss of power.

@@ -9,8 +9,11 @@
 
 /// The safetensors format: 8 bytes with the length of a JSON header, the header, the tensors one behind the
 /// other (github.com/huggingface/safetensors). The reader accepts what the reference accepts, but not: two
-/// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB,
-/// more than 8 dimensions, more than 100,000 tensors, metadata of more than 1 MiB.
+/// entries of one name, unknown fields, empty names, names with control characters or of more than 4 KiB or
+/// of more than 16 MiB together, more than 8 dimensions, more than 100,000 tensors, metadata of more than
+/// 1 MiB or 10,000 texts, strings of more than 1 MiB as they are written, white space of more inside the
+/// object, and spellings that it lets pass by the way (a tensor as a list, a dtype as a key, metadata null).
+/// So a header takes less than 64 MB of memory beside its own bytes, whatever it says.
 namespace moxie::inline MOXIE_ABI::io {
 
 namespace detail {
@@ -68,11 +71,7 @@ class TensorFile {
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified
-  const TensorInfo* find(std::string_view name) const {
-    const auto found =
-        std::find_if(tensors().begin(), tensors().end(), [&](const auto& t) { return t.name == name; });
-    return found == tensors().end() ? nullptr : &*found;
-  }
+  const TensorInfo* find(std::string_view name) const { return header_.find(name); }
   std::string_view bytes(const TensorInfo& t) const {
     return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
   }
@@ -81,9 +80,7 @@ class TensorFile {
   /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
   template <Scalar S>
   void load(const TensorInfo& t, std::span<S> to) const {
-    if (!is_weight(t.dtype))
-      refuse(Code::unsupported_dtype, t,
-             moxie::detail::join({"dtype ", name(t.dtype), ", wanted F64, F32, F16 or BF16"}));
+    detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
     const std::string_view stored = bytes(t);
     const std::size_t size = facts(t.dtype).bits / 8;
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
@@ -136,11 +133,8 @@ class TensorFile {
 
   void parse(std::string_view json, std::uint64_t data_bytes) {
     const detail::Source source{path_};
-    detail::HeaderEvents events(source);
-    detail::read_json(json, header_depth, events, source);
-    events.finish(data_bytes);
-    header_ = std::move(events.header);
-    const auto has_own_key = [](const auto& entry) { return entry.first.rfind("moxie.", 0) == 0; };
+    header_ = detail::read_header(json, data_bytes, source);
+    const auto has_own_key = [](const auto& entry) { return entry.first.rfind(own_keys, 0) == 0; };
     checksummed_ = std::any_of(metadata().begin(), metadata().end(), has_own_key);
     if (!checksummed_) return;
     check_version(source);
@@ -161,24 +155,20 @@ class TensorFile {
                     moxie::detail::join({"written as version ", text, ", this library reads up to ",
                                          moxie::detail::text(format_version)}));
   }
-  /// The checksum of every tensor, and none of a tensor that is not there.
   void verify() const {
     if (!checksummed_) return;
-    std::size_t sums = 0;
-    for (const auto& [key, value] : metadata()) sums += key.rfind(tensor_key, 0) == 0;
-    if (sums != tensors().size())
-      detail::refuse(Code::bad_metadata, path_,
-                     moxie::detail::join({moxie::detail::text(sums), " checksums, wanted ",
-                                          moxie::detail::text(tensors().size()), ", one for each tensor"}));
-    for (const TensorInfo& t : tensors()) {
-      const auto found = metadata().find(std::string(tensor_key) + t.name);
-      if (found == metadata().end()) refuse(Code::bad_metadata, t, "no checksum of it");
-      if (found->second != checksum_text(crc32c(bytes(t))))
-        refuse(Code::checksum_mismatch, t, "its bytes are not as they were written");
-    }
+    const auto found = metadata().find(std::string(tensors_key));
+    const std::string_view sums = found == metadata().end() ? std::string_view() : found->second;
+    if (sums.size() != 8 * tensors().size())
+      detail::refuse(
+          Code::bad_metadata, path_,
+          moxie::detail::join({tensors_key, " has ", moxie::detail::text(sums.size()), " digits, wanted ",
+                               moxie::detail::text(8 * tensors().size()), ", 8 for each tensor"}));
+    for (std::size_t i = 0; i < tensors().size(); ++i)
+      if (sums.substr(8 * i, 8) != checksum_text(crc32c(bytes(tensors()[i]))))
+        refuse(Code::checksum_mismatch, tensors()[i], "its bytes are not as they were written");
   }
 
-  static constexpr int header_depth = 8;
   Path path_;
   TensorHeader header_;
   Bytes data_;

@@ -1,71 +1,39 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/io/dtype.hpp>
-#include <moxie/io/json.hpp>
+#include <moxie/io/tensor_info.hpp>
 
 #include <algorithm>
+#include <limits>
 #include <map>
-#include <unordered_set>
+#include <numeric>
+#include <optional>
+#include <tuple>
 
 namespace moxie::inline MOXIE_ABI::io {
 
-/// One tensor of a safetensors file: row-major numbers at bytes [begin, end) of its data.
-struct TensorInfo {
-  std::string name;
-  Dtype dtype = Dtype::f32;
-  std::vector<Index> shape;  ///< outermost first; empty: one number
-  std::uint64_t begin = 0, end = 0;
-};
-
-/// What the header of a safetensors file says: tensors in the order of their data, and texts by name.
+/// What the header of a safetensors file says.
 struct TensorHeader {
-  std::vector<TensorInfo> tensors;
+  std::vector<TensorInfo> tensors;  ///< in the order of their data
   std::map<std::string, std::string> metadata;
-};
+  std::vector<std::uint32_t> by_name;  ///< places in `tensors`, in the order of their names
 
-/// The limits of a header. Only the first is the reference's own; the others are far above what adapters
-/// need.
-inline constexpr std::uint64_t most_header_bytes = 100'000'000;
-inline constexpr std::size_t most_tensors = 100'000, most_dims = 8, most_name_bytes = 4096,
-                             most_metadata_bytes = 1 << 20;
+  const TensorInfo* find(std::string_view name) const {
+    const auto found =
+        std::lower_bound(by_name.begin(), by_name.end(), name,
+                         [this](std::uint32_t i, std::string_view n) { return tensors[i].name < n; });
+    return found == by_name.end() || tensors[*found].name != name ? nullptr : &tensors[*found];
+  }
+};
 
 namespace detail {
 
-/// Refuses a tensor's name that no file of ours could have. Throws EmptyName, NameTooLong, BadName.
-template <class Refuse>
-void check_tensor_name(std::string_view name, const Refuse& refuse) {
-  if (name.empty()) refuse(Code::empty_name, "a tensor without a name");
-  if (name.size() > most_name_bytes)
-    refuse(Code::name_too_long,
-           moxie::detail::join({"a tensor's name of ", moxie::detail::text(name.size()),
-                                " bytes, wanted at most ", moxie::detail::text(most_name_bytes), ": ",
-                                shown(name)}));
-  for (const char c : name)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-      refuse(Code::bad_name, "a control character in the tensor's name " + shown(name));
-}
-
-/// Bytes of a tensor, or the code that says why there is no such number.
-inline std::uint64_t stored_bytes(const TensorInfo& t, std::optional<Code>& fault) {
-  std::uint64_t count = 1, cap = 1, bits = 0;
-  // Dimensions beside a zero are capped too, so that no later product can overflow.
-  for (const Index n : t.shape) {
-    const auto size = static_cast<std::uint64_t>(n);
-    if (__builtin_mul_overflow(cap, std::max<std::uint64_t>(size, 1), &cap)) fault = Code::size_overflow;
-    count *= size;
-  }
-  if (fault || __builtin_mul_overflow(cap, facts(t.dtype).bits, &bits)) {
-    fault = Code::size_overflow;
-    return 0;
-  }
-  bits = count * facts(t.dtype).bits;
-  if (bits % 8 != 0) fault = Code::misaligned_size;
-  return bits / 8;
-}
-
 /// Makes a TensorHeader of a header's JSON, event by event.
 class HeaderEvents : public JsonEvents {
+  auto refusal(const TensorInfo& t) const {
+    return [this, &t](Code code, const std::string& what) { refuse_tensor(code, what, t); };
+  }
+
  public:
   explicit HeaderEvents(const Source& s) : JsonEvents{s} {}
   TensorHeader header;
@@ -88,8 +56,11 @@ class HeaderEvents : public JsonEvents {
   }
   bool key(std::string& key) {
     if (at_ == At::metadata) {
-      metadata_bytes_ += key.size();
       if (header.metadata.contains(key)) refuse(Code::duplicate_key, "twice in __metadata__: " + shown(key));
+      if (header.metadata.size() == most_metadata_texts)
+        refuse(Code::too_large,
+               "__metadata__ of more than " + moxie::detail::text(most_metadata_texts) + " texts");
+      count(metadata_bytes_, key.size(), most_metadata_bytes, "__metadata__");
       text_ = &header.metadata[key];
       at_ = At::text;
     } else if (at_ == At::entry) {
@@ -100,7 +71,7 @@ class HeaderEvents : public JsonEvents {
       at_ = At::metadata_value;
     } else {
       check_tensor_name(key, [this](Code code, const std::string& what) { refuse(code, what); });
-      if (!names_.insert(key).second) refuse(Code::duplicate_key, "a tensor twice: " + shown(key));
+      count(names_bytes_, key.size(), most_names_bytes, "tensors' names");
       if (header.tensors.size() == most_tensors)
         refuse(Code::too_many_tensors, "more than " + moxie::detail::text(most_tensors) + " tensors");
       header.tensors.push_back({.name = key, .shape = {}});
@@ -111,10 +82,7 @@ class HeaderEvents : public JsonEvents {
   }
   bool string(std::string& text) {
     if (at_ == At::text) {
-      metadata_bytes_ += text.size();
-      if (metadata_bytes_ > most_metadata_bytes)
-        refuse(Code::too_large,
-               "__metadata__ of more than " + moxie::detail::text(most_metadata_bytes) + " bytes");
+      count(metadata_bytes_, text.size(), most_metadata_bytes, "__metadata__");
       *text_ = text;
       at_ = At::metadata;
     } else if (at_ == At::dtype) {
@@ -148,12 +116,11 @@ class HeaderEvents : public JsonEvents {
     if (at_ == At::shape) {
       if (n > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
         refuse_tensor(Code::too_large, "a dimension of " + moxie::detail::text(n));
-      if (t->shape.size() == most_dims)
-        refuse_tensor(Code::too_many_dims, "more than " + moxie::detail::text(most_dims) + " dimensions");
       t->shape.push_back(static_cast<Index>(n));
+      check_tensor_dims(t->shape.size(), refusal(*t));
     } else if (at_ == At::offsets) {
-      if (offsets_ < 2) (offsets_ == 0 ? t->begin : t->end) = n;
-      ++offsets_;
+      if (offsets_ == 2) refuse_tensor(Code::bad_offsets, "more than 2 data_offsets");
+      (offsets_++ == 0 ? t->begin : t->end) = n;
     } else {
       misplaced();
     }
@@ -171,12 +138,13 @@ class HeaderEvents : public JsonEvents {
 
   /// Puts the tensors in the order of their data and refuses what does not fill exactly `data_bytes`.
   void finish(std::uint64_t data_bytes) {
+    std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
+      return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+    });
+    sort_names();
     bool cut = false;
     for (const TensorInfo& t : header.tensors) {
-      std::optional<Code> fault;
-      const std::uint64_t bytes = stored_bytes(t, fault);
-      if (fault)
-        refuse_tensor(*fault, "a shape whose size in bytes is no number of 64 bits, or no whole one", t);
+      const std::uint64_t bytes = tensor_bytes(t, refusal(t));
       if (t.begin > t.end) refuse_tensor(Code::bad_offsets, "data_offsets that run backwards", t);
       const bool sized = t.end - t.begin == bytes;
       if (t.end > data_bytes && !sized)
@@ -191,9 +159,6 @@ class HeaderEvents : public JsonEvents {
                       t);
       cut = cut || t.end > data_bytes;
     }
-    std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
-      return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
-    });
     std::uint64_t filled = 0;
     for (const TensorInfo& t : header.tensors) {
       if (t.begin != filled)
@@ -237,6 +202,25 @@ class HeaderEvents : public JsonEvents {
   [[noreturn]] void refuse_tensor(Code code, const std::string& what) const {
     refuse_tensor(code, what, header.tensors.back());
   }
+  /// Adds n to a sum of bytes that has a limit.
+  void count(std::size_t& sum, std::size_t n, std::size_t most, std::string_view of) const {
+    sum += n;
+    if (sum > most)
+      refuse(Code::too_large,
+             moxie::detail::join({of, " of more than ", moxie::detail::text(most), " bytes"}));
+  }
+  /// Names are compared at the end, in their order: a table could be flooded with colliding ones.
+  void sort_names() {
+    std::vector<std::uint32_t>& order = header.by_name;
+    order.resize(header.tensors.size());
+    std::iota(order.begin(), order.end(), 0u);
+    const auto name = [this](std::uint32_t i) -> const std::string& { return header.tensors[i].name; };
+    std::sort(order.begin(), order.end(),
+              [&](std::uint32_t a, std::uint32_t b) { return name(a) < name(b); });
+    const auto twice = std::adjacent_find(
+        order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return name(a) == name(b); });
+    if (twice != order.end()) refuse(Code::duplicate_key, "a tensor twice: " + shown(name(*twice)));
+  }
   bool misplaced() const {
     switch (at_) {
       case At::metadata_value:
@@ -279,11 +263,20 @@ class HeaderEvents : public JsonEvents {
 
   At at_ = At::start;
   unsigned fields_ = 0;
-  std::size_t offsets_ = 0, metadata_bytes_ = 0;
+  std::size_t offsets_ = 0, metadata_bytes_ = 0, names_bytes_ = 0;
   bool has_metadata_ = false;
   std::string* text_ = nullptr;
-  std::unordered_set<std::string> names_;
 };
+
+/// Reads the JSON of a header whose tensors take `data_bytes`. Throws what tests/io/README.md lists of
+/// headers.
+inline TensorHeader read_header(std::string_view json, std::uint64_t data_bytes, const Source& source) {
+  constexpr int depth = 8;
+  HeaderEvents events(source);
+  read_json(json, depth, events, source);
+  events.finish(data_bytes);
+  return std::move(events.header);
+}
 
 }  // namespace detail
 }  // namespace moxie::inline MOXIE_ABI::io

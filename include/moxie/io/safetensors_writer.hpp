@@ -15,34 +15,23 @@ class TensorWriter {
   std::map<std::string, std::string> metadata;  ///< of the user; keys of "moxie." are the writer's own
 
   /// Keeps a copy of the numbers as `dtype`. Throws ShapeMismatch, NameTaken, UnsupportedDtype, NonFinite,
-  /// ValueRange, and what is said of a tensor's name.
+  /// ValueRange, and what the reader would say of the tensor's name and shape.
   template <Scalar S>
   void add(const std::string& tensor, std::vector<Index> shape, std::span<const S> values, Dtype dtype) {
     const auto refuse = [&](Code code, std::string_view what) {
       fail(code, moxie::detail::join({"tensor ", detail::shown(tensor), ": ", what}));
     };
-    detail::check_tensor_name(tensor, [](Code code, const std::string& what) { fail(code, what); });
-    for (std::size_t i = 0; i < tensor.size();) {
-      const std::size_t length = detail::utf8_length(std::string_view(tensor).substr(i, 4));
-      if (length == 0) refuse(Code::bad_name, "its name is no UTF-8");
-      i += length;
-    }
-    if (tensor == "__metadata__") refuse(Code::bad_name, "the format uses this name itself");
-    if (!is_weight(dtype))
-      refuse(Code::unsupported_dtype,
-             moxie::detail::join({"dtype ", name(dtype), ", wanted F64, F32, F16 or BF16"}));
-    if (shape.size() > most_dims)
-      refuse(Code::too_many_dims, "more than " + moxie::detail::text(most_dims) + " dimensions");
+    detail::check_tensor_name(tensor, refuse);
+    if (tensors_.contains(tensor)) refuse(Code::name_taken, "added twice");
+    detail::check_weight_dtype(dtype, refuse);
+    detail::check_tensor_dims(shape.size(), refuse);
     TensorInfo info{.name = tensor, .dtype = dtype, .shape = std::move(shape)};
-    std::uint64_t count = 1;
-    for (const Index n : info.shape)
-      if (n < 0 || __builtin_mul_overflow(count, static_cast<std::uint64_t>(n), &count))
-        refuse(Code::size_overflow, "its shape");
-    if (count != values.size())
+    const std::uint64_t wanted_bytes = detail::tensor_bytes(info, refuse);
+    const std::size_t size = facts(dtype).bits / 8;
+    if (wanted_bytes / size != values.size())
       refuse(Code::shape_mismatch,
              moxie::detail::join({moxie::detail::text(values.size()), " numbers, wanted ",
-                                  moxie::detail::text(count), " for its shape"}));
-    const std::size_t size = facts(dtype).bits / 8;
+                                  moxie::detail::text(wanted_bytes / size), " for its shape"}));
     Bytes stored(values.size() * size);
     for (std::size_t i = 0; i < values.size(); ++i) {
       const double wanted = static_cast<double>(values[i]);
@@ -53,14 +42,14 @@ class TensorWriter {
                moxie::detail::join({"number ", moxie::detail::text(i), " is ", moxie::detail::text(wanted),
                                     ", too large for ", name(dtype)}));
     }
-    if (!tensors_.try_emplace(tensor, Stored{std::move(info), std::move(stored)}).second)
-      refuse(Code::name_taken, "added twice");
+    tensors_.try_emplace(tensor, Stored{std::move(info), std::move(stored)});
   }
 
-  /// Saves them as io::save_file does. Throws also BadMetadata, HeaderTooLarge, TooManyTensors.
+  /// Saves them as io::save_file does. What the reader would refuse is never written. Throws also
+  /// BadMetadata, TooManyTensors, TooLarge (names or metadata).
   void save(const Path& path) const {
     const std::vector<const Stored*> order = in_order();
-    const std::string start = header(order);
+    const std::string start = header(order, path);
     std::vector<std::span<const char>> parts{start};
     for (const Stored* t : order) parts.emplace_back(t->bytes);
     save_file(path, std::span<const std::span<const char>>(parts));
@@ -68,7 +57,7 @@ class TensorWriter {
   /// The same in memory.
   std::string bytes() const {
     const std::vector<const Stored*> order = in_order();
-    std::string all = header(order);
+    std::string all = header(order, "memory");
     for (const Stored* t : order) all.append(t->bytes.data(), t->bytes.size());
     return all;
   }
@@ -80,51 +69,60 @@ class TensorWriter {
   };
   std::map<std::string, Stored> tensors_;
 
-  /// As the reference orders them: wide numbers first, so that all lie aligned, then by name.
+  /// As the reference orders them: wide numbers first, so that all lie aligned, BF16 before F16, then by
+  /// name.
   std::vector<const Stored*> in_order() const {
     std::vector<const Stored*> order;
     for (const auto& [key, t] : tensors_) order.push_back(&t);
-    std::stable_sort(order.begin(), order.end(), [](const Stored* a, const Stored* b) {
-      return facts(a->info.dtype).bits > facts(b->info.dtype).bits;
-    });
+    const auto rank = [](const Stored* t) { return std::pair(facts(t->info.dtype).bits, t->info.dtype); };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](const Stored* a, const Stored* b) { return rank(a) > rank(b); });
     return order;
   }
+  static std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
   /// The length, the JSON and spaces up to a multiple of 8.
-  std::string header(const std::vector<const Stored*>& order) const {
-    if (order.size() > most_tensors)
-      fail(Code::too_many_tensors, "more than " + moxie::detail::text(most_tensors) + " tensors");
+  std::string header(const std::vector<const Stored*>& order, const Path& path) const {
+    const detail::Source source{path};
+    for (const auto& [key, value] : metadata) {
+      if (key.rfind(own_keys, 0) == 0)
+        source.refuse(Code::bad_metadata,
+                      moxie::detail::join({"key ", detail::shown(key), ", which is the writer's own"}));
+      if (!detail::is_utf8(key) || !detail::is_utf8(value))
+        source.refuse(Code::bad_metadata,
+                      moxie::detail::join({"no UTF-8 in the metadata of key ", detail::shown(key)}));
+    }
     std::map<std::string, std::string> texts = metadata;
-    for (const auto& [key, value] : metadata)
-      if (key.rfind("moxie.", 0) == 0)
-        fail(Code::bad_metadata, "key " + detail::shown(key) + ", which is the writer's own");
     texts[std::string(version_key)] = moxie::detail::text(format_version);
     texts[std::string(header_key)] = "00000000";
-    nlohmann::ordered_json json;
-    for (const Stored* t : order)
-      texts[std::string(tensor_key) + t->info.name] =
-          checksum_text(crc32c({t->bytes.data(), t->bytes.size()}));
-    json["__metadata__"] = texts;
+    std::string& sums = texts[std::string(tensors_key)];
+    for (const Stored* t : order) sums += checksum_text(crc32c({t->bytes.data(), t->bytes.size()}));
+
+    std::string json = "{\"__metadata__\":{";
+    for (const auto& [key, value] : texts)
+      json += moxie::detail::join({json.back() == '{' ? "" : ",", quoted(key), ":", quoted(value)});
+    json += '}';
     std::uint64_t at = 0;
     for (const Stored* t : order) {
-      json[t->info.name] = {{"dtype", name(t->info.dtype)},
-                            {"shape", t->info.shape},
-                            {"data_offsets", {at, at + t->bytes.size()}}};
+      std::string shape;
+      for (const Index n : t->info.shape)
+        shape += moxie::detail::join({shape.empty() ? "" : ",", moxie::detail::text(n)});
+      json += moxie::detail::join({",", quoted(t->info.name), ":{\"dtype\":\"", name(t->info.dtype),
+                                   "\",\"shape\":[", shape, "],\"data_offsets\":[", moxie::detail::text(at),
+                                   ",", moxie::detail::text(at + t->bytes.size()), "]}"});
       at += t->bytes.size();
     }
-    std::string text;
-    try {
-      text = json.dump();
-    } catch (const nlohmann::json::exception&) {
-      fail(Code::bad_metadata, "a text of the metadata is no UTF-8");
-    }
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    if (text.size() > most_header_bytes)
-      fail(Code::header_too_large, moxie::detail::text(text.size()) + " bytes of header");
-    const std::size_t digits = detail::header_digits(text);
-    text.replace(digits, 8, detail::header_checksum(text, digits));
+    json += '}';
+    json.resize((json.size() + 7) / 8 * 8, ' ');
+    // The reader judges the limits. They leave room for the longest spelling of names, texts and shapes:
+    static_assert(2 * most_names_bytes + 6 * most_metadata_bytes + 10 * most_metadata_texts +
+                      most_tensors * (60 + 20 * (most_dims + 2)) <
+                  most_header_bytes);
+    detail::read_header(json, at, source);
+    const std::size_t digits = detail::header_digits(json);
+    json.replace(digits, 8, detail::header_checksum(json, digits));
     std::string length(8, '\0');
-    detail::store_little<std::uint64_t>(text.size(), length.data());
-    return length + text;
+    detail::store_little<std::uint64_t>(json.size(), length.data());
+    return length + json;
   }
 };
 

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# save_faults.sh SAVE_ONCE: every system call of a save is killed, and failed in every way that matters, in turn;
+# then short writes, a full disk, and folders and files without permission. Whatever happens there is the old file
+# or the new one, whole, and nothing beside it unless the saver was killed.
+set -uo pipefail
+folder=$(mktemp -d)
+mounted=
+trap '[ -z "$mounted" ] || umount "$folder/full"; rm -rf "$folder"' EXIT
+chmod 711 "$folder"
+cp "$1" "$folder/save_once"
+chmod 755 "$folder/save_once"
+save=$folder/save_once
+size=5000 runs=0 faults=0 skipped=
+
+fault() {
+  faults=$((faults + 1))
+  echo "$*"
+}
+letters() { head -c "$size" /dev/zero | tr '\0' "$1"; }
+state() {
+  if [ ! -e "$folder/dir/file" ]; then echo absent
+  elif cmp -s "$folder/dir/file" <(letters o); then echo old
+  elif cmp -s "$folder/dir/file" <(letters n); then echo new
+  else echo broken; fi
+}
+expect() { # expect WHAT STATE...: the file is in one of the states, whole
+  local what=$1 now
+  now=$(state)
+  shift
+  runs=$((runs + 1))
+  [[ " $* " == *" $now "* ]] || fault "$what: the file is $now, wanted one of: $*"
+}
+beside() { find "$folder/dir" -name '*.tmp' | wc -l; }
+fresh() { # fresh old|absent
+  rm -rf "$folder/dir"
+  mkdir -m 777 "$folder/dir"
+  [ "$1" = absent ] || letters o >"$folder/dir/file"
+}
+
+enumerate() { # the system calls between the marks, as "name ordinal"
+  strace -o "$folder/trace" "$save" "$folder/dir/file" n $size >/dev/null &&
+    awk -F'(' '/^getppid/ { inside = !inside; next }
+               /^[a-z]/ { ++count[$1]; if (inside) print $1, count[$1] }' "$folder/trace"
+}
+
+if ! command -v strace >/dev/null || ! strace -o /dev/null true 2>/dev/null; then
+  skipped+=" system calls (no strace, or no right to trace);"
+else
+  for before in old absent; do
+    fresh $before
+    calls=$(enumerate)
+    for needed in openat write fsync close rename; do
+      grep -q "^$needed " <<<"$calls" || fault "no $needed between the marks: $(tr '\n' ';' <<<"$calls")"
+    done
+    while read -r call ordinal; do
+      fresh $before
+      { strace -o /dev/null -e "inject=$call:signal=KILL:when=$ordinal" "$save" "$folder/dir/file" n $size; status=$?; } &>/dev/null
+      [ $status -eq 137 ] || fault "$call $ordinal was not killed"
+      expect "$call $ordinal killed" $before new
+      "$save" "$folder/dir/file" n $size || fault "$call $ordinal killed: the next save failed"
+      expect "the save after $call $ordinal was killed" new
+
+      for error in EIO ENOSPC EDQUOT EACCES EROFS EMFILE EXDEV ENOMEM EINTR; do
+        fresh $before
+        what="$call $ordinal failed with $error"
+        text=$(strace -o /dev/null -e "inject=$call:error=$error:when=$ordinal" "$save" "$folder/dir/file" n $size)
+        status=$?
+        case "$status:$text" in
+          0:*) expect "$what, saved" new ;;
+          2:*"saved, but"*) expect "$what, $text" new ;;
+          2:Io*) expect "$what, $text" $before ;;
+          *) fault "$what: exit $status, $text" ;;
+        esac
+        case "$call:$error" in
+          write:EINTR | fsync:EINTR | openat:EINTR | close:EINTR) [ $status -eq 0 ] || fault "$what: not taken up again" ;;
+          write:* | fsync:EIO | fsync:ENOSPC | rename:*) [ $status -eq 2 ] || fault "$what: nobody was told" ;;
+        esac
+        case "$call:$error" in
+          write:ENOSPC | write:EDQUOT | fsync:ENOSPC) [[ $text == IoNoSpace* || $text == *"saved, but"* ]] || fault "$what: $text" ;;
+        esac
+        [ "$(beside)" -eq 0 ] || fault "$what: a file was left beside it"
+      done
+    done <<<"$calls"
+  done
+fi
+
+fresh old
+"$save" "$folder/dir/file" n $size --short || fault "short, interrupted writes were not finished"
+expect "short writes" new
+
+# A full disk, of every size around the file's own.
+mkdir "$folder/full"
+if mount -t tmpfs -o size=8k tmpfs "$folder/full" 2>/dev/null; then
+  mounted=yes
+  for size in 1000 4096 4097 8192 8193 20000; do
+    find "$folder/full" -type f -delete
+    letters o | head -c 4000 >"$folder/full/file"
+    text=$("$save" "$folder/full/file" n $size)
+    status=$?
+    runs=$((runs + 1))
+    case $status in
+      0) cmp -s "$folder/full/file" <(letters n) || fault "disk of 8 KiB, $size bytes: saved another content" ;;
+      2) [[ $text == IoNoSpace* ]] && [ "$(stat -c %s "$folder/full/file")" = "$([ $size -lt 4000 ] && echo $size || echo 4000)" ] ||
+         fault "disk of 8 KiB, $size bytes: $text" ;;
+      *) fault "disk of 8 KiB, $size bytes: exit $status" ;;
+    esac
+    [ "$(find "$folder/full" -type f | wc -l)" -eq 1 ] || fault "disk of 8 KiB, $size bytes: a file was left beside it"
+  done
+  size=5000
+else
+  skipped+=" a full disk (no right to mount one);"
+fi
+
+# Without permission. Root has every one, so it steps down.
+down=()
+[ "$(id -u)" -ne 0 ] || down=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+if ! "${down[@]}" "$save" "$save" >/dev/null 2>&1; then
+  skipped+=" permissions (root, and no setpriv);"
+else
+  fresh old
+  chmod 555 "$folder/dir"
+  text=$("${down[@]}" "$save" "$folder/dir/file" n $size)
+  [[ $? -eq 2 && $text == IoOpen* ]] || fault "a read-only folder: $text"
+  expect "a read-only folder" old
+  chmod 777 "$folder/dir"
+  chmod 000 "$folder/dir/file"
+  text=$("${down[@]}" "$save" "$folder/dir/file")
+  [[ $? -eq 2 && $text == IoOpen* ]] || fault "a file without permission to read: $text"
+fi
+
+echo "$runs states of the file checked, $faults faults"
+[ $faults -eq 0 ] || exit 1
+[ -z "$skipped" ] || echo "SKIPPED:$skipped"
+echo "All tests passed"

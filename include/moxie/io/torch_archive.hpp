@@ -40,13 +40,13 @@ class TorchArchive {
   [[noreturn]] void refuse(Code code, std::string_view what) const { detail::refuse(code, path_, what); }
 
   void sort_entries() {
+    std::string_view folder;  // with its slash
+    if (!zip_.entries().empty())
+      folder = zip_.entries()[0].name.substr(0, zip_.entries()[0].name.find('/') + 1);
     for (const ZipEntry& e : zip_.entries()) {
-      const std::size_t slash = e.name.find('/');
-      const std::string_view folder = e.name.substr(0, slash);
-      if (slash == std::string_view::npos || folder.empty() ||
-          folder != zip_.entries()[0].name.substr(0, slash) || zip_.entries()[0].name[slash] != '/')
+      if (folder.size() < 2 || e.name.substr(0, folder.size()) != folder)
         refuse(Code::bad_name, moxie::detail::join({"entry ", shown(e.name), ", wanted all in one folder"}));
-      const std::string_view what = e.name.substr(slash + 1);
+      const std::string_view what = e.name.substr(folder.size());
       if (what.substr(0, 5) == "code/" || what == "constants.pkl")
         refuse(Code::not_torch_file,
                "is a TorchScript archive, a program with its weights, wanted weights alone");

@@ -132,10 +132,9 @@ TEST_CASE("archives are accepted with and without what versions of torch add", "
   CHECK(same(zip(records, {.wide_end = false})));
   for (ZipRecord& r : records) r.wide = true;
   CHECK(same(zip(records)));
-  for (ZipRecord& r : records) {
-    r.wide = false;
-    r.flags = 0;
-  }
+  for (ZipRecord& r : records) r.flags = 0;
+  CHECK(same(zip(records)));
+  for (ZipRecord& r : records) r.wide = false;
   CHECK(same(zip(records)));
   for (ZipRecord& r : records) r.local_extra = "";
   CHECK(same(zip(records)));
@@ -239,6 +238,12 @@ TEST_CASE("a faulty archive is refused by its code", "[io]") {
        {"64-bit numbers cut off", with([](R& r) {
           r[1].wide = true;
           r[1].extra = "\1" + little(0, 1) + little(8, 2) + little(24, 8);
+        }),
+        Code::bad_archive},
+       {"other 64-bit numbers in front of the data", with([](R& r) {
+          r[1].wide = true;
+          r[1].local_extra =
+              "\1" + little(0, 1) + little(24, 2) + little(24, 8) + little(7, 8) + little(0, 8);
         }),
         Code::bad_archive},
        {"an unknown extra field in front of the data",

@@ -45,9 +45,12 @@ inline std::string zip(const std::vector<ZipRecord>& records, const ZipFaults& f
     const std::uint32_t crc = io::crc32(r.data);
     const bool described = r.flags & 8u;
     const std::string& local_name = r.local_name ? *r.local_name : r.name;
-    const std::string block = "\1" + std::string(1, '\0') + little(24, 2) + little(r.size.value_or(size), 8) +
-                              little(r.compressed.value_or(size), 8) + little(r.offset.value_or(at), 8);
-    std::string extra = r.wide ? block : "";
+    // Where a descriptor follows, torch does not yet know the stored size in front of the data.
+    const auto block = [&](std::uint64_t compressed) {
+      return "\1" + little(0, 1) + little(24, 2) + little(r.size.value_or(size), 8) + little(compressed, 8) +
+             little(r.offset.value_or(at), 8);
+    };
+    std::string extra = r.wide ? block(described ? 0 : size) : "";
     // Padding, so that the data begin at a multiple of 64.
     const std::size_t end = file.size() + 30 + local_name.size() + extra.size() + 4,
                       padding = (64 - end % 64) % 64;
@@ -63,7 +66,7 @@ inline std::string zip(const std::vector<ZipRecord>& records, const ZipFaults& f
     if (described)
       file += "PK\7\10" + little(r.descriptor_crc.value_or(crc), 4) + little(size, width) +
               little(r.descriptor_size.value_or(size), width);
-    const std::string central = r.extra ? *r.extra : r.wide ? block : "";
+    const std::string central = r.extra ? *r.extra : r.wide ? block(r.compressed.value_or(size)) : "";
     directory += "PK\1\2" + little(0, 4) + little(r.flags, 2) + little(r.method, 2) +
                  little(r.time.value_or(time), 4) + little(r.crc.value_or(crc), 4) +
                  little(r.wide ? 0xffffffffu : r.compressed.value_or(size), 4) +

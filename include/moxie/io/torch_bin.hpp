@@ -252,8 +252,8 @@ inline TensorFile torch_tensors(Bytes bytes, const Path& path) {
 
 }  // namespace detail
 
-/// The tensors of a file of torch.save. Takes memory for the file, and for up to twice as much again where
-/// tensors are not row-major. Throws what tests/io/README.md lists.
+/// The tensors of a file of torch.save. Takes memory for the file; for up to four times as much while it
+/// copies tensors that are not row-major. Throws what tests/io/README.md lists.
 inline TensorFile read_torch_bin(const Path& path) {
   const FileReader file(path);
   const Bytes head = file.read(0, std::min<std::uint64_t>(file.size(), 512));

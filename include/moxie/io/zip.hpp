@@ -230,13 +230,22 @@ class ZipArchive {
       const auto kind = load_little<std::uint16_t>(extra.data());
       const std::size_t size = load_little<std::uint16_t>(extra.data() + 2) + 4u;
       if (size > extra.size()) break;
-      if (kind == 1 && !wide && extra.substr(0, size) == s.wide)
+      if (kind == 1 && !wide && is_wide_block(extra.substr(0, size), s))
         wide = true;
       else if (kind != padding)
         refuse(Code::bad_archive, "an extra field other than padding and the directory's", e.name);
       extra.remove_prefix(size);
     }
     if (!extra.empty()) refuse(Code::bad_archive, "an extra field that is cut off", e.name);
+  }
+  /// The directory's own; with a zero for the stored size where a descriptor tells it, as torch writes above
+  /// 4 GiB.
+  static bool is_wide_block(std::string_view block, const Stored& s) {
+    if (block == s.wide) return true;
+    const bool sized = (s.flags & has_descriptor) && block.size() == s.wide.size() && block.size() >= 20;
+    return sized && block.substr(0, 12) == s.wide.substr(0, 12) &&
+           block.substr(12, 8) == std::string_view("\0\0\0\0\0\0\0\0", 8) &&
+           block.substr(20) == s.wide.substr(20);
   }
   static constexpr std::uint16_t padding = 0x4246;  // "FB", as PyTorch pads
 

@@ -72,6 +72,13 @@ std::vector<double> numbers(const TensorFile& file, const std::string& tensor) {
 }
 using Numbers = std::vector<double>;
 
+/// The 64-bit numbers of the second record, but for the first byte of their name.
+std::string wide_block(std::uint64_t length, std::uint64_t size, const std::vector<ZipRecord>& records) {
+  const std::string front = zip({records[0]}, {.wide_end = false});
+  const std::uint64_t at = front.find("PK\1\2");
+  return little(0, 1) + little(length, 2) + little(size, 8) + little(24, 8) + little(at, 8);
+}
+
 }  // namespace
 
 TEST_CASE("a state_dict's tensors are read by name, views as what they show", "[io]") {
@@ -160,17 +167,19 @@ TEST_CASE("files of other kinds are refused by name", "[io]") {
   TensorWriter writer;
   std::vector<ZipRecord> script = torch_records(good, {six});
   script.push_back({.name = "archive/code/__torch__.py", .data = "x", .method = 8});
-  const std::pair<std::string, const char*> kinds[] = {{old, "old format"},
-                                                       {tar, "tar"},
-                                                       {writer.bytes(), "safetensors"},
-                                                       {zip(script), "TorchScript"},
-                                                       {"GGUF and more", "GGUF"},
-                                                       {"", "no zip"},
-                                                       {"PK", "no zip"},
-                                                       {zip({}), "no zip"},
-                                                       {"\x1f\x8b and", "gzip"},
-                                                       {"<html>", "HTML"},
-                                                       {"\x80\x04 and", "pickle"}};
+  const std::pair<std::string, const char*> kinds[] = {
+      {old, "old format"},
+      {tar, "tar"},
+      {writer.bytes(), "safetensors"},
+      {zip(script), "TorchScript"},
+      {zip({{.name = "archive/constants.pkl", .data = "x"}}), "TorchScript"},
+      {"GGUF and more", "GGUF"},
+      {"", "no zip"},
+      {"PK", "no zip"},
+      {zip({}), "no zip"},
+      {"\x1f\x8b and", "gzip"},
+      {"<html>", "HTML"},
+      {"\x80\x04 and", "pickle"}};
   for (const auto& [bytes, kind] : kinds)
     test::refused([&, &b = bytes] { parse_torch_bin(b, "x.bin"); }, Code::not_torch_file, {"x.bin", kind});
 }
@@ -235,6 +244,35 @@ TEST_CASE("a faulty archive is refused by its code", "[io]") {
        {"64-bit numbers that are not needed",
         with([](R& r) { r[1].extra = "\1" + little(0, 1) + little(8, 2) + little(24, 8); }),
         Code::bad_archive},
+       {"64-bit numbers by another name", with([](R& r) {
+          r[1].wide = true;
+          r[1].extra = "\2" + wide_block(24, 24, r);
+        }),
+        Code::bad_archive},
+       {"64-bit numbers of another length", with([](R& r) {
+          r[1].wide = true;
+          r[1].extra = "\1" + wide_block(23, 24, r);
+        }),
+        Code::bad_archive},
+       {"64-bit numbers twice", with([](R& r) {
+          r[1].wide = true;
+          r[1].local_extra = "\1" + wide_block(24, 24, r) + "\1" + wide_block(24, 24, r);
+        }),
+        Code::bad_archive},
+       {"a size of 64 bits that differs", with([](R& r) {
+          r[1].wide = true;
+          r[1].local_extra = "\1" + wide_block(24, 7, r);
+        }),
+        Code::bad_archive},
+       {"a data descriptor that nobody announced", with([](R& r) {
+          r[1].flags = 0x800;
+          r[2].before = "PK\7\10" + little(crc32(six), 4) + little(24, 4) + little(24, 4);
+        }),
+        Code::offset_hole},
+       {"no entries, but bytes in front", "PK\3\4" + zip({}), Code::bad_archive},
+       {"no entries, but bytes before the directory", zip({}, {.before_directory = "PK\3\4"}),
+        Code::offset_hole},
+       {"storage without a key", with([](R& r) { r[1].name = "archive/data/"; }), Code::unknown_field},
        {"64-bit numbers cut off", with([](R& r) {
           r[1].wide = true;
           r[1].extra = "\1" + little(0, 1) + little(8, 2) + little(24, 8);
@@ -317,6 +355,12 @@ TEST_CASE("a pickle that asks for anything but tensors is refused, and nothing o
        Code::bad_pickle},
       {"attributes of a dictionary",
        file(proto + dict + dict + text("_metadata") + dict + set_item + build + stop),
+       Code::unsupported_pickle},
+      {"attributes of a number",
+       file(proto + ordered_dict() + dict + integer(1) + dict + set_item + build + stop),
+       Code::unsupported_pickle},
+      {"metadata that is a number",
+       file(proto + ordered_dict() + dict + text("_metadata") + integer(1) + set_item + build + stop),
        Code::unsupported_pickle},
       {"other attributes",
        file(proto + ordered_dict() + dict + text("__class__") + dict + set_item + build + stop),
@@ -435,15 +479,29 @@ TEST_CASE("a faulty pickle is refused by its code", "[io]") {
        {"a storage by a number",
         stored(mark + text("storage") + float_class + integer(0) + text("cpu") + integer(6) + tuple),
         Code::bad_tensor_entry},
+       {"a storage at a numbered place",
+        stored(mark + text("storage") + float_class + text("0") + integer(0) + integer(6) + tuple),
+        Code::bad_tensor_entry},
+       {"a storage of a text of numbers",
+        stored(mark + text("storage") + float_class + text("0") + text("cpu") + text("6") + tuple),
+        Code::bad_tensor_entry},
+       {"a storage of a numbered kind",
+        stored(mark + integer(0) + float_class + text("0") + text("cpu") + integer(6) + tuple),
+        Code::bad_tensor_entry},
        {"a storage with a view, as of old",
         stored(mark + text("storage") + float_class + text("0") + text("cpu") + integer(6) + dict + tuple),
         Code::bad_tensor_entry},
        {"a storage that is not there", file(one(storage(f, "1", 6))), Code::missing_field},
        {"a storage in another folder", file(one(storage(f, "../data/0", 6))), Code::missing_field},
+       {"a storage of 300", file(one(storage(f, "0", 300))), Code::size_mismatch},
        {"a storage of 7", file(one(storage(f, "0", 7))), Code::size_mismatch},
        {"a storage of 5", file(one(storage(f, "0", 5))), Code::size_mismatch},
        {"a storage of -6", file(one(storage(f, "0", -6))), Code::size_mismatch},
        {"a storage of 2^62 + 6", file(one(storage(f, "0", (std::int64_t{1} << 62) + 6))),
+        Code::size_mismatch},
+       {"a storage of -1",
+        file(one(mark + text("storage") + float_class + text("0") + text("cpu") + "\x8a\1\xff" + tuple +
+                 persistent)),
         Code::size_mismatch},
        {"a storage of two types",
         torch_file(proto + dict + mark + text("a") + tensor(storage("HalfStorage", "0", 2), 0, {2}, {1}) +
@@ -462,6 +520,19 @@ TEST_CASE("a faulty pickle is refused by its code", "[io]") {
         rebuilt(text("0") + integer(0) + integers({6}) + integers({1}) + no + ordered_dict()),
         Code::bad_tensor_entry},
        {"a tensor of a tensor", rebuilt(t + integer(0) + integers({6}) + integers({1}) + no + ordered_dict()),
+        Code::bad_tensor_entry},
+       {"an offset that is a text",
+        rebuilt(six_floats + text("0") + integers({6}) + integers({1}) + no + ordered_dict()),
+        Code::bad_tensor_entry},
+       {"strides that are a number",
+        rebuilt(six_floats + integer(0) + integers({6}) + integer(1) + no + ordered_dict()),
+        Code::bad_tensor_entry},
+       {"a gradient that is a number",
+        rebuilt(six_floats + integer(0) + integers({6}) + integers({1}) + integer(0) + ordered_dict()),
+        Code::bad_tensor_entry},
+       {"hooks in a plain dictionary",
+        rebuilt(six_floats + integer(0) + integers({6}) + integers({1}) + no + dict), Code::bad_tensor_entry},
+       {"a parameter whose gradient is a number", parameter_of(t + integer(1) + ordered_dict()),
         Code::bad_tensor_entry},
        {"a size that is a number",
         rebuilt(six_floats + integer(0) + integer(6) + integers({1}) + no + ordered_dict()),
@@ -529,9 +600,11 @@ TEST_CASE("what a file claims is bounded by its size", "[io]") {
   CHECK(refused(torch_file(start + repeated(70'000, again), {""})) == Code::too_large);  // all on the stack
   CHECK(refused(torch_file(start + repeated(1'001, mark + repeated(100, again) + tuple), {""})) ==
         Code::too_many_tensors);
-  std::string values = proto + dict + put(0);
-  for (int i = 0; i < 600'000; ++i) values += get(0) + text("") + dict + set_item;
-  CHECK(refused(torch_file(values, {})) == Code::too_large);
+  // Dictionaries and tuples, each kept inside the next.
+  CHECK(refused(torch_file(proto + dict + put(0) + repeated(65'537, get(0)), {})) == Code::too_large);
+  CHECK(refused(torch_file(proto + dict + put(0) + repeated(700'000, text("") + get(0) + set_item), {})) ==
+        Code::too_large);
+  CHECK(refused(torch_file(proto + dict + repeated(3'000'000, "\x85"), {})) == Code::too_large);
   CHECK(refused(torch_file(std::string(most_pickle_bytes + 1, '}'), {})) == Code::too_large);
 }
 

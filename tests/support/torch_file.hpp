@@ -99,6 +99,7 @@ inline const std::string proto = "\x80\x02", stop = ".", mark = "(", dict = "}",
 inline std::string text(const std::string& s) { return "X" + little(s.size(), 4) + s; }
 inline std::string integer(std::int64_t n) {
   if (n >= 0 && n < 256) return "K" + little(static_cast<std::uint64_t>(n), 1);
+  if (n >= 0 && n < 65536) return "M" + little(static_cast<std::uint64_t>(n), 2);
   if (n >= INT32_MIN && n <= INT32_MAX) return "J" + little(static_cast<std::uint64_t>(n), 4);
   return "\x8a\x08" + little(static_cast<std::uint64_t>(n), 8);
 }

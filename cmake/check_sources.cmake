@@ -11,8 +11,8 @@ set(floors
     "core/error"
     "core/run"
     "core/parallel core/random io/file io/dtype io/checksum"
-    "core/params core/math io/json"
-    "core/routing core/init kernels/packet kernels/panels io/tensor_info"
+    "core/params core/math io/json io/zip io/pickle_values"
+    "core/routing core/init kernels/packet kernels/panels io/tensor_info io/pickle"
     "kernels/dot kernels/combine kernels/softmax concepts io/safetensors_header"
     "kernels/visits experts/dropout experts/path routers/projection losses/pool optim/step"
     "experts/lora_config"
@@ -23,7 +23,7 @@ set(floors
     "adapter"
     "linear allocation presets route experts/lora_init"
     "adapter_set plot/canvas"
-    "analysis tensor plot/* io/safetensors"
+    "analysis tensor plot/* io/safetensors io/torch_archive"
     "io/* moxie")
 # Leaves: headers that the umbrella leaves out, because they bring more than the core needs.
 set(leaves "^(tensor|experts/lora_init|plot/.*|io/.*|moxie)$")

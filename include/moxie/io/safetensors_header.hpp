@@ -24,6 +24,18 @@ struct TensorHeader {
                          [this](std::uint32_t i, std::string_view n) { return tensors[i].name < n; });
     return found == by_name.end() || tensors[*found].name != name ? nullptr : &tensors[*found];
   }
+  /// Fills by_name; returns a name that stands there twice, or null. By order: a table could be flooded with
+  /// colliding names.
+  const std::string* sort_names() {
+    by_name.resize(tensors.size());
+    std::iota(by_name.begin(), by_name.end(), 0u);
+    const auto name = [this](std::uint32_t i) -> const std::string& { return tensors[i].name; };
+    std::sort(by_name.begin(), by_name.end(),
+              [&](std::uint32_t a, std::uint32_t b) { return name(a) < name(b); });
+    const auto twice = std::adjacent_find(
+        by_name.begin(), by_name.end(), [&](std::uint32_t a, std::uint32_t b) { return name(a) == name(b); });
+    return twice == by_name.end() ? nullptr : &name(*twice);
+  }
 };
 
 namespace detail {
@@ -141,7 +153,8 @@ class HeaderEvents : public JsonEvents {
     std::sort(header.tensors.begin(), header.tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
       return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
     });
-    sort_names();
+    if (const std::string* const twice = header.sort_names())
+      refuse(Code::duplicate_key, "a tensor twice: " + shown(*twice));
     bool cut = false;
     for (const TensorInfo& t : header.tensors) {
       const std::uint64_t bytes = tensor_bytes(t, refusal(t));
@@ -208,18 +221,6 @@ class HeaderEvents : public JsonEvents {
     if (sum > most)
       refuse(Code::too_large,
              moxie::detail::join({of, " of more than ", moxie::detail::text(most), " bytes"}));
-  }
-  /// Names are compared at the end, in their order: a table could be flooded with colliding ones.
-  void sort_names() {
-    std::vector<std::uint32_t>& order = header.by_name;
-    order.resize(header.tensors.size());
-    std::iota(order.begin(), order.end(), 0u);
-    const auto name = [this](std::uint32_t i) -> const std::string& { return header.tensors[i].name; };
-    std::sort(order.begin(), order.end(),
-              [&](std::uint32_t a, std::uint32_t b) { return name(a) < name(b); });
-    const auto twice = std::adjacent_find(
-        order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return name(a) == name(b); });
-    if (twice != order.end()) refuse(Code::duplicate_key, "a tensor twice: " + shown(name(*twice)));
   }
   bool misplaced() const {
     switch (at_) {

@@ -133,9 +133,9 @@ class TorchReader {
           Code::bad_stride,
           moxie::detail::join({moxie::detail::text(v.strides.size()), " strides, wanted one for each of ",
                                moxie::detail::text(v.info.shape.size()), " dimensions"}));
-    std::optional<Code> fault;
-    const std::uint64_t bytes = stored_bytes(v.info, fault), stored = v.storage->end - v.storage->begin;
-    if (fault) reader.refuse(*fault, "a shape whose size in bytes is no number of 64 bits");
+    const std::uint64_t stored = v.storage->end - v.storage->begin,
+                        bytes = tensor_bytes(
+                            v.info, [&](Code code, std::string_view what) { reader.refuse(code, what); });
     // The number behind the last one.
     std::uint64_t last = static_cast<std::uint64_t>(offset), step = 0;
     bool fits = offset >= 0;
@@ -164,18 +164,16 @@ class TorchReader {
     TensorHeader header;
     header.tensors.reserve(
         static_cast<std::size_t>(std::min<std::uint64_t>(values.size(root), most_tensors)));
-    std::unordered_set<std::string_view> names;
     std::uint64_t all = 0;
     values.for_entries(root, [&](const Value& key, const Value& value) {
       if (key.kind != Kind::text)
         refuse(Code::not_state_dict,
                moxie::detail::join({"a key is ", name(key.kind), ", wanted tensors by name"}));
       const std::string_view named = values.text(key);
-      check_name(named);
+      check_tensor_name(named, [this](Code code, std::string_view what) { refuse(code, what); });
       if (value.kind != Kind::tensor)
         refuse(Code::not_state_dict,
                moxie::detail::join({shown(named), " is ", name(value.kind), ", wanted a tensor"}));
-      if (!names.insert(named).second) refuse(Code::duplicate_key, "a tensor twice: " + shown(named));
       const View& v = tensors_[static_cast<std::size_t>(value.at)];
       all += v.info.end - v.info.begin;
       if (all > most_sharing * bytes_.size())
@@ -187,15 +185,9 @@ class TorchReader {
       info.name = named;
       if (!is_row_major(v)) copy_row_major(v, info);
     });
+    if (const std::string* const twice = header.sort_names())
+      refuse(Code::duplicate_key, "a tensor twice: " + shown(*twice));
     return header;
-  }
-  void check_name(std::string_view named) const {
-    check_tensor_name(named, [this](Code code, const std::string& what) { refuse(code, what); });
-    for (std::size_t i = 0; i < named.size();) {
-      const std::size_t length = utf8_length(named.substr(i, 4));
-      if (length == 0) refuse(Code::invalid_utf8, "a tensor's name is no UTF-8: " + shown(named));
-      i += length;
-    }
   }
   static bool is_row_major(const View& v) {
     Index step = 1;

@@ -75,6 +75,20 @@ enum class Code {
   version_too_new,
   checksum_mismatch,
   value_range,  ///< a number too large for the type it is wanted in
+  missing_tensor,
+  unexpected_tensor,
+  nothing_matched,
+  rank_mismatch,
+  dtype_mismatch,
+  expert_index,  ///< experts that are not numbered 0 to E - 1, or not as many as is said
+  config_type,
+  config_mismatch,  ///< two places say different things
+  unknown_config_key,
+  unsupported_option,  ///< known, changes the result, and is not built
+  pattern_syntax,
+  pattern_unused,
+  adapter_kind,   ///< an adapter of another kind
+  pair_mismatch,  ///< a folder's two files are not from one save
 };
 
 inline std::string_view name(Code code) {
@@ -104,8 +118,15 @@ inline std::string_view name(Code code) {
                                         "OffsetHole",       "OffsetOverlap",
                                         "FileTruncated",    "TrailingData",
                                         "BadMetadata",      "VersionTooNew",
-                                        "ChecksumMismatch", "ValueRange"};
-  static_assert(std::size(names) == static_cast<std::size_t>(Code::value_range) + 1);
+                                        "ChecksumMismatch", "ValueRange",
+                                        "MissingTensor",    "UnexpectedTensor",
+                                        "NothingMatched",   "RankMismatch",
+                                        "DtypeMismatch",    "ExpertIndex",
+                                        "ConfigType",       "ConfigMismatch",
+                                        "UnknownConfigKey", "UnsupportedOption",
+                                        "PatternSyntax",    "PatternUnused",
+                                        "AdapterKind",      "PairMismatch"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Code::pair_mismatch) + 1);
   return names[static_cast<std::size_t>(code)];
 }
 

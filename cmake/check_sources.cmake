@@ -8,12 +8,13 @@ get_filename_component(ROOT ${ROOT} ABSOLUTE)
 set(floors
     "core/version"
     "core/types"
+    "core/code"
     "core/error"
     "core/run"
     "core/parallel core/random io/file io/dtype io/checksum"
-    "core/params core/math io/json io/zip io/pickle_values"
-    "core/routing core/init kernels/packet kernels/panels io/tensor_info io/pickle"
-    "kernels/dot kernels/combine kernels/softmax concepts io/safetensors_header"
+    "core/params core/math io/json io/zip io/pickle_values io/report io/pattern"
+    "core/routing core/init kernels/packet kernels/panels io/tensor_info io/pickle io/config_reader"
+    "kernels/dot kernels/combine kernels/softmax concepts io/safetensors_header io/module_rule"
     "kernels/visits experts/dropout experts/path routers/projection losses/pool optim/step"
     "experts/lora_config"
     "experts/lora_shape"
@@ -22,8 +23,14 @@ set(floors
     "prepared checks"
     "adapter"
     "linear allocation presets route experts/lora_init"
-    "adapter_set plot/canvas"
-    "analysis tensor plot/* io/safetensors io/torch_archive"
+    "adapter_set plot/canvas io/adapter_config"
+    "analysis tensor plot/* io/safetensors io/torch_archive io/adapter_layout io/adapter_describe"
+    "io/safetensors_writer io/adapter_settings io/adapter_write_config"
+    "io/adapter_router"
+    "io/adapter_shape"
+    "io/adapter_plan"
+    "io/adapter_compare"
+    "io/adapter_load"
     "io/* moxie")
 # Leaves: headers that the umbrella leaves out, because they bring more than the core needs.
 set(leaves "^(tensor|experts/lora_init|plot/.*|io/.*|moxie)$")

@@ -4,6 +4,8 @@
 #include <moxie/optim/step.hpp>
 #include <moxie/presets.hpp>
 
+#include <map>
+
 namespace moxie::inline MOXIE_ABI {
 
 /// Handle of a module in its set; looking one up by name is for set-up, not for the hot path.
@@ -38,14 +40,14 @@ class AdapterSet {
   Module add(std::string name, Adapter adapter) {
     if (initialised_)
       fail(Code::state_error, "module " + name + " added after init(); add all modules first");
-    for (const Entry& entry : entries_)
-      if (entry.name == name) fail(Code::name_taken, "module " + name + " exists already");
+    if (by_name_.contains(name)) fail(Code::name_taken, "module " + name + " exists already");
     static_assert(
         std::is_constructible_v<Kinds, decltype(as_kind(std::move(adapter)))>,
         "moxie: this kind of adapter is not in the set's list of kinds; give AdapterSet a longer one");
     Method method = Method::other;
     if constexpr (requires { adapter.method; }) method = adapter.method;
     const Index offset = size();
+    by_name_.emplace(name, modules());
     entries_.push_back({std::move(name), method, Kinds(as_kind(std::move(adapter))), offset});
     size_ = offset + entries_.back().size();
     return {std::ssize(entries_) - 1};
@@ -63,6 +65,13 @@ class AdapterSet {
           entries_[i].adapter);
   }
 
+  /// In place of a start from a seed: weights that came from elsewhere. Throws ShapeMismatch.
+  void init(Buffer<S> theta) {
+    detail::expect_size("theta", theta.size(), size_);
+    theta_ = std::move(theta);
+    initialised_ = true;
+  }
+
   Index size() const { return size_; }
   Index modules() const { return std::ssize(entries_); }
   std::span<S> theta() { return theta_; }
@@ -74,8 +83,7 @@ class AdapterSet {
 
   /// Throws UnknownName.
   Module find(std::string_view name) const {
-    for (std::size_t i = 0; i < entries_.size(); ++i)
-      if (entries_[i].name == name) return {static_cast<Index>(i)};
+    if (const auto found = by_name_.find(name); found != by_name_.end()) return {found->second};
     fail(Code::unknown_name, "no module " + std::string(name) + " in a set of " + detail::text(modules()));
   }
 
@@ -225,6 +233,7 @@ class AdapterSet {
   Entry& at(Module module) { return const_cast<Entry&>(std::as_const(*this).at(module)); }
 
   std::vector<Entry> entries_;
+  std::map<std::string, Index, std::less<>> by_name_;
   Buffer<S> theta_;
   Index size_ = 0;
   bool initialised_ = false;

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/io/adapter_layout.hpp>
+#include <moxie/io/adapter_shape.hpp>
+
+namespace moxie::inline MOXIE_ABI::io::detail {
+
+/// A module of a file: what it is, and which tensor holds which of its numbers.
+template <Scalar S>
+struct PlannedModule {
+  std::string name;
+  Shape<S> shape;
+  std::vector<std::pair<Piece, const TensorInfo*>> pieces = {};
+};
+
+/// What a folder holds, before any number is read.
+template <Scalar S>
+struct Plan {
+  Format format;
+  std::vector<PlannedModule<S>> modules = {};
+  std::vector<const TensorInfo*> kept = {};  ///< of modules_to_save, and biases of the base
+};
+
+/// "layers.2" before "layers.10": digits compare as numbers.
+struct NaturalLess {
+  bool operator()(std::string_view a, std::string_view b) const {
+    const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+    std::size_t i = 0, j = 0;
+    while (i < a.size() && j < b.size()) {
+      if (digit(a[i]) && digit(b[j])) {
+        const std::size_t i0 = i, j0 = j;
+        while (i < a.size() && digit(a[i])) ++i;
+        while (j < b.size() && digit(b[j])) ++j;
+        std::string_view m = a.substr(i0, i - i0), n = b.substr(j0, j - j0);
+        m.remove_prefix(std::min(m.find_first_not_of('0'), m.size()));
+        n.remove_prefix(std::min(n.find_first_not_of('0'), n.size()));
+        if (m.size() != n.size()) return m.size() < n.size();
+        if (m != n) return m < n;
+      } else {
+        if (a[i] != b[j]) return a[i] < b[j];
+        ++i;
+        ++j;
+      }
+    }
+    if (a.size() - i != b.size() - j) return a.size() - i < b.size() - j;
+    return a < b;  // the same but for zeros
+  }
+};
+
+inline Format format_of(const AdapterConfig& c, const std::vector<TensorInfo>& tensors) {
+  if (c.peft_type == "MOLA" || c.peft_type == "LORAMOE") return Format::moe_peft;
+  if (c.peft_type == "MOLORA" || c.peft_type == "MOV") return Format::mixture;
+  if (c.peft_type == "IA3") return Format::peft;
+  bool numbered_a = false, route = c.loramoe_keys, mola = false;
+  for (const TensorInfo& t : tensors) {
+    const auto place = place_of(Format::loramoe, t.name);
+    numbered_a |= place && place->part == Part::a;
+    route |= place && place->part == Part::router;
+    mola |= place_of(Format::mola, t.name).has_value();
+  }
+  if (route) return numbered_a ? Format::loramoe : Format::hydralora;
+  return mola ? Format::mola : Format::peft;
+}
+
+/// Names of tensors that belong to methods that are not built, and what those are called.
+inline std::string_view foreign_method(std::string_view name) {
+  constexpr std::pair<std::string_view, std::string_view> methods[] = {
+      {"lora_magnitude_vector", "DoRA"},
+      {"lora_embedding_", "LoRA of an embedding"},
+      {"internal_xlora_classifier", "X-LoRA"},
+      {"mixlora.", "MixLoRA, whose experts are whole feed-forward blocks"},
+      {"vera_lambda", "VeRA"},
+      {"hada_", "LoHa"},
+      {"lokr_", "LoKr"},
+      {"oft_r", "OFT"},
+      {"lora_E", "AdaLoRA"},
+      {"lora_threshold", "AdaMoLE"},
+      {"lora_gating", "AdaMoLE"}};
+  for (const auto& [part, method] : methods)
+    if (name.find(part) != std::string_view::npos) return method;
+  return {};
+}
+
+/// The path without its prefix, in our spelling; nothing where the prefix is not there.
+inline std::optional<std::string> without_prefix(Format format, const AdapterConfig& c,
+                                                 std::string_view name) {
+  const std::string_view prefix = format != Format::moe_peft ? peft_prefix
+                                  : c.peft_type == "MOLA"    ? std::string_view("mola.")
+                                                             : std::string_view("loramoe.");
+  if (name.substr(0, prefix.size()) != prefix) return std::nullopt;
+  return std::string(format == Format::moe_peft ? moe_peft_root : "").append(name.substr(prefix.size()));
+}
+
+/// Whether a tensor is one that the config says is kept whole: of a module in modules_to_save, or a bias of
+/// the base that was trained with the adapter.
+inline bool is_kept(const AdapterConfig& c, std::string_view name) {
+  const std::string_view module = name.substr(0, std::min(name.rfind('.'), name.size()));
+  for (const std::string& saved : c.modules_to_save)
+    for (std::size_t at = module.find(saved); at != std::string_view::npos && !saved.empty();
+         at = module.find(saved, at + 1)) {
+      const std::size_t end = at + saved.size();
+      if ((at == 0 || module[at - 1] == '.') && (end == module.size() || module[end] == '.')) return true;
+    }
+  return c.base_bias != "none" && name.size() > 5 && name.substr(name.size() - 5) == ".bias";
+}
+
+using Found = std::map<std::string, Parts, NaturalLess>;
+
+/// Puts a tensor to its module, or among the kept ones, or into the report. False where its name does not
+/// begin as the format's do.
+template <Scalar S>
+bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& source, Plan<S>& plan,
+                 Found& found, Report& report) {
+  const auto path = without_prefix(plan.format, c, t.name);
+  const auto refuse = [&](Code code, std::string_view what) {
+    source.refuse(code, moxie::detail::join({"tensor ", shown(t.name), " ", what}));
+  };
+  std::optional<Place> place;
+  if (path) place = place_of(plan.format, *path);
+  if (!place && path && plan.format == Format::peft)
+    if (const std::size_t at = path->rfind(".default"); at != std::string::npos) {
+      place = place_of(Format::peft, path->substr(0, at) + path->substr(at + 8));
+      if (place) report.converted.push_back({t.name, "the adapter's name stands in it, as in memory"});
+    }
+  if (place) {
+    const bool of_router = place->part == Part::router || place->part == Part::router_noise;
+    if (!of_router && (place->part == Part::vector) != c.vectors)
+      refuse(Code::adapter_kind, "in an adapter whose peft_type is " + c.peft_type);
+    if (c.target_parameters.empty() && unwrapped(place->module) != place->module)
+      refuse(Code::unsupported_option, "is of target_parameters, of which the config has none");
+    if (place->bad_expert)
+      report.mismatched.push_back(
+          {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
+    else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
+      report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
+  } else if (path ? is_kept(c, *path) : plan.format == Format::moe_peft && t.name == "classifier") {
+    plan.kept.push_back(&t);
+  } else {
+    if (const std::string_view method = foreign_method(t.name); !method.empty())
+      refuse(Code::unsupported_option, moxie::detail::join({"is of ", method, ", which is not built"}));
+    report.unexpected.push_back(
+        {Code::unexpected_tensor, t.name,
+         path ? "is no part of this kind of adapter" : "does not begin as this format's tensors do"});
+  }
+  return path.has_value();
+}
+
+/// Sorts the tensors of a file into modules. Throws NothingMatched, AdapterKind, UnsupportedOption; all else
+/// goes to the report.
+template <Scalar S>
+Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c, const LoadOptions& options,
+                  const Source& source, Report& report) {
+  Plan<S> plan{.format = format_of(c, tensors)};
+  Found found;
+  std::size_t without = 0;
+  if (c.modules_to_save.size() > (1 << 24) / std::max<std::size_t>(tensors.size(), 1))
+    source.refuse(Code::too_large, "too many modules_to_save for its tensors");
+  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, found, report);
+  if (found.empty()) {
+    std::string hint =
+        moxie::detail::join({moxie::detail::text(tensors.size()), " tensors, none of an adapter"});
+    if (without > 0 && !tensors.empty())
+      hint.append("; ")
+          .append(shown(tensors.front().name))
+          .append(" does not begin with \"")
+          .append(plan.format == Format::moe_peft ? "mola.\" or \"loramoe.\"" : "base_model.model.\"");
+    source.refuse(tensors.empty() ? Code::missing_tensor : Code::nothing_matched, hint);
+  }
+
+  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, source, report);
+  std::size_t m = 0;
+  for (const auto& [module, parts] : found) {
+    const Settings& setting = settings[m++];
+    const std::size_t faults = report.missing.size() + report.unexpected.size() + report.mismatched.size();
+    if (!setting.wanted) {
+      for (const auto& [key, t] : parts)
+        report.unexpected.push_back(
+            {Code::unexpected_tensor, t->name, "is of a module that the config does not mean"});
+      continue;
+    }
+    auto shape = shape_of<S>(module, parts, c, setting, plan.format, report);
+    if (!shape) continue;
+    PlannedModule<S> planned{module, std::move(*shape)};
+    match_pieces(planned.name, parts,
+                 std::visit([&](const auto& a) { return pieces_of(a, plan.format, setting.feedforward); },
+                            planned.shape.adapter),
+                 planned.pieces, report);
+    if (faults == report.missing.size() + report.unexpected.size() + report.mismatched.size())
+      plan.modules.push_back(std::move(planned));
+  }
+  return plan;
+}
+
+}  // namespace moxie::inline MOXIE_ABI::io::detail

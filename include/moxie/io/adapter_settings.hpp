@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/io/adapter_config.hpp>
+#include <moxie/io/adapter_layout.hpp>
+#include <moxie/io/safetensors_header.hpp>
+
+namespace moxie::inline MOXIE_ABI::io::detail {
+
+/// The tensors that were found of a module.
+using Parts = std::map<std::pair<Part, Index>, const TensorInfo*>;
+
+/// What the config says of one module.
+struct Settings {
+  bool wanted = true;  ///< among the modules that the config means
+  bool feedforward = false;
+  bool parameter = false;   ///< of target_parameters: the experts are the base's own
+  std::vector<Index> rank;  ///< one for all experts, or one each
+  std::vector<double> alpha;
+  Index top_k = 0;  ///< 0: nobody says
+};
+
+/// What the config says of every module that was found, in their order.
+template <class Found>
+std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Format format,
+                                  const LoadOptions& options, const Source& source, Report& report) {
+  std::vector<std::string> modules;
+  for (const auto& [module, parts] : found) modules.push_back(module);
+  Matcher matcher(source);
+  std::vector<bool> used;
+  const std::vector<bool> meant = matcher.apply(c.target, modules, &used),
+                          out = matcher.apply(c.exclude, modules);
+  for (std::size_t i = 0; i < used.size(); ++i)
+    if (!used[i])
+      report.missing.push_back(
+          {Code::missing_tensor, c.target.names[i], "is in target_modules, but no tensor is"});
+  const auto overrides = [&](const auto& patterns, std::string_view key) {
+    std::vector<std::string> texts;
+    for (const auto& entry : patterns) texts.push_back(entry.pattern);
+    const std::vector<Index> first = matcher.first_pattern(texts, modules, used);
+    for (std::size_t p = 0; p < used.size(); ++p)
+      if (!used[p])
+        report.unexpected.push_back({Code::pattern_unused, texts[p],
+                                     moxie::detail::join({"in ", key, " means no module of the file"})});
+    return first;
+  };
+  const std::vector<Index> rank = overrides(c.rank_pattern, "rank_pattern"),
+                           alpha = overrides(c.alpha_pattern, "alpha_pattern");
+  std::vector<Pattern> layers_patterns;
+  for (const std::string& pattern : c.layers_pattern)
+    layers_patterns.push_back(matcher.compile(moxie::detail::join({".*\\.(", pattern, ")"})));
+  const std::vector<bool> feedforward = matcher.apply_feedforward(c.feedforward, modules);
+  const bool per_layer = format == Format::mola && c.rank.size() > 1;
+  Index layers = 0;
+  std::vector<Settings> all;
+  for (std::size_t m = 0; m < modules.size(); ++m) {
+    const std::string& module = modules[m];
+    Settings s{
+        .wanted = meant[m] && !out[m], .feedforward = feedforward[m], .rank = c.rank, .alpha = c.alpha};
+    if (!c.layers.empty() && !c.target.names.empty()) {
+      const Index layer = layer_of(module, layers_patterns, matcher, layers_patterns.empty());
+      s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer) != c.layers.end();
+      matcher.spend(c.layers.size());
+    }
+    for (const std::string& target : c.target_parameters)
+      s.parameter = s.parameter || names_module(unwrapped(module), target.substr(0, target.rfind('.')));
+    matcher.spend(c.target_parameters.size());
+    s.wanted = s.wanted || s.parameter;
+    if (rank[m] >= 0) s.rank = c.rank_pattern[static_cast<std::size_t>(rank[m])].values;
+    if (alpha[m] >= 0) s.alpha = c.alpha_pattern[static_cast<std::size_t>(alpha[m])].values;
+    const std::vector<Index>& k = c.top_k.empty() ? options.top_k : c.top_k;
+    if (per_layer || k.size() > 1) {
+      const Index layer = layer_of(module, {}, matcher);
+      layers = std::max(layers, layer + 1);
+      const auto of_layer = [&](const std::vector<Index>& list, std::string_view key) {
+        if (layer >= 0 && layer < std::ssize(list)) return list[static_cast<std::size_t>(layer)];
+        report.mismatched.push_back(
+            {Code::config_range, module,
+             moxie::detail::join({"is in layer ", moxie::detail::text(layer), ", but ", key, " lists ",
+                                  moxie::detail::text(list.size())})});
+        return list.front();
+      };
+      if (per_layer && rank[m] < 0) s.rank = {of_layer(c.rank, "r")};
+      if (k.size() > 1) s.top_k = of_layer(k, "top_k");
+    }
+    if (k.size() == 1) s.top_k = k.front();
+    all.push_back(std::move(s));
+  }
+  const auto expect_layers = [&](const std::vector<Index>& list, std::string_view key) {
+    if (std::ssize(list) != layers)
+      report.mismatched.push_back(
+          {Code::config_range, std::string(key),
+           moxie::detail::join({"lists ", moxie::detail::text(list.size()), " layers, the tensors are of ",
+                                moxie::detail::text(layers)})});
+  };
+  if (per_layer) expect_layers(c.rank, "r");
+  if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
+    expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");
+  return all;
+}
+
+}  // namespace moxie::inline MOXIE_ABI::io::detail

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <moxie/io/file.hpp>
+
+namespace moxie::inline MOXIE_ABI::io {
+
+/// What a load found, tensor by tensor; every line names a tensor, a module or a key of the config.
+struct Report {
+  struct Fault {
+    Code code;
+    std::string name, what;  ///< what was got, what was wanted
+  };
+  struct Remark {
+    std::string name, what;
+  };
+  std::vector<std::string> matched;  ///< tensors whose numbers were taken
+  std::vector<Fault> missing;        ///< wanted and not there
+  std::vector<Fault> unexpected;     ///< there and not wanted
+  std::vector<Fault> mismatched;     ///< there in another shape, rank, scale or kind than wanted
+  std::vector<Remark> converted;     ///< stored in another type, or under an older name
+  std::vector<Remark> notes;         ///< kept tensors, subnormal numbers, a scale of 0
+
+  bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+};
+
+struct LoadOptions {
+  /// Faults are reported, and the modules that have them left out (load) or as they are (load_into). Still
+  /// refused: what is no adapter, options that are not built, NaN, and a load that would take nothing.
+  bool lenient = false;
+  bool narrow = false;       ///< allows F64 to be rounded to float
+  std::string adapter = {};  ///< the sub-folder in which PEFT saves an adapter not named "default"
+  /// Chosen experts per token where the file does not say: one number, or one per layer. Empty: MoLA's 2.
+  std::vector<Index> top_k = {};
+};
+
+namespace detail {
+
+/// Refuses a report with faults: all of the first fault's kind, up to 20 of them by name.
+inline void expect_clean(const Report& report, const Path& path) {
+  for (const std::vector<Report::Fault>* const faults :
+       {&report.mismatched, &report.missing, &report.unexpected}) {
+    if (faults->empty()) continue;
+    constexpr std::size_t most = 20;
+    const Code code = faults->front().code;
+    std::string text;
+    std::size_t listed = 0, all = 0;
+    for (const Report::Fault& fault : *faults) {
+      if (fault.code != code || ++all > most) continue;
+      if (listed++ > 0) text += "; ";
+      text.append(shown(fault.name)).append(" ").append(fault.what);
+    }
+    if (all > listed) text += moxie::detail::join({"; and ", moxie::detail::text(all - listed), " more"});
+    refuse(code, path, text + " (LoadOptions::lenient reports it and goes on)");
+  }
+}
+
+}  // namespace detail
+}  // namespace moxie::inline MOXIE_ABI::io

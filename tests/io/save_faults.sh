@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# save_faults.sh SAVE_ONCE: every system call of a save is killed, and failed in every way that matters, in turn;
-# then short writes, a full disk, and folders and files without permission. Whatever happens there is the old file
+# save_faults.sh SAVE_ONCE: every system call of a save is killed, and failed in every way that matters, in turn, and
+# every one of a read is failed; then short writes, a full disk, and folders and files without permission. Whatever happens there is the old file
 # or the new one, whole, and nothing beside it unless the saver was killed.
 set -uo pipefail
 folder=$(mktemp -d)
@@ -38,8 +38,8 @@ fresh() { # fresh old|absent
   [ "$1" = absent ] || letters o >"$folder/dir/file"
 }
 
-enumerate() { # the system calls between the marks, as "name ordinal"
-  strace -o "$folder/trace" "$save" "$folder/dir/file" n $size >/dev/null &&
+enumerate() { # the system calls of a run between its marks, as "name ordinal"
+  strace -o "$folder/trace" "$save" "$@" >/dev/null &&
     awk -F'(' '/^getppid/ { inside = !inside; next }
                /^[a-z]/ { ++count[$1]; if (inside) print $1, count[$1] }' "$folder/trace"
 }
@@ -49,7 +49,7 @@ if ! command -v strace >/dev/null || ! strace -o /dev/null true 2>/dev/null; the
 else
   for before in old absent; do
     fresh $before
-    calls=$(enumerate)
+    calls=$(enumerate "$folder/dir/file" n $size)
     for needed in openat write fsync close rename; do
       grep -q "^$needed " <<<"$calls" || fault "no $needed between the marks: $(tr '\n' ';' <<<"$calls")"
     done
@@ -83,6 +83,25 @@ else
       done
     done <<<"$calls"
   done
+
+  fresh old
+  calls=$(enumerate "$folder/dir/file")
+  grep -q "^pread64 " <<<"$calls" || fault "no pread64 between the marks: $(tr '\n' ';' <<<"$calls")"
+  while read -r call ordinal; do
+    for error in EIO EACCES EMFILE ENOMEM EINTR; do
+      what="reading, $call $ordinal failed with $error"
+      text=$(strace -o /dev/null -e "inject=$call:error=$error:when=$ordinal" "$save" "$folder/dir/file")
+      status=$?
+      runs=$((runs + 1))
+      case "$call:$error:$status:$text" in
+        pread64:EINTR:0:* | openat:EINTR:0:* | close:*:0:*) ;;
+        openat:*:2:IoOpen* | pread64:EIO:2:IoRead* | *stat*:*:2:IoRead*) ;;
+        openat:* | pread64:EINTR:* | pread64:EIO:* | *stat*) fault "$what: exit $status, $text" ;;
+        *:0:* | *:2:Io*) ;;
+        *) fault "$what: exit $status, $text" ;;
+      esac
+    done
+  done <<<"$calls"
 fi
 
 fresh old

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // save_once FILE LETTER SIZE [--short]: saves SIZE times the letter, in two parts, for save_faults.sh to
-// break. Calls of getppid() mark where the save begins and ends. --short: at most 7 bytes a write, and every
+// break. Calls of getppid() mark where it begins and ends. --short: at most 7 bytes a write, and every
 // other one is interrupted. save_once FILE: reads it. Exit 0, or 2 with the error's text.
 #include <moxie/io/file.hpp>
 
@@ -28,7 +28,9 @@ int main(int argc, char** argv) {
   short_writes = argc == 5;
   try {
     if (argc == 2) {
+      getppid();
       moxie::io::read_file(argv[1], 1 << 20);
+      getppid();
     } else {
       const std::string all(std::stoul(argv[3]), argv[2][0]);
       const std::span<const char> bytes(all),

@@ -89,6 +89,13 @@ enum class Code {
   pattern_unused,
   adapter_kind,   ///< an adapter of another kind
   pair_mismatch,  ///< a folder's two files are not from one save
+  // Files of torch.save.
+  not_torch_file,  ///< a file of another kind
+  unsupported_archive,
+  bad_archive,
+  unsupported_pickle,  ///< it asks for more than tensors need; nothing of it is run
+  bad_pickle,
+  not_state_dict,
 };
 
 inline std::string_view name(Code code) {
@@ -125,8 +132,11 @@ inline std::string_view name(Code code) {
                                         "ConfigType",       "ConfigMismatch",
                                         "UnknownConfigKey", "UnsupportedOption",
                                         "PatternSyntax",    "PatternUnused",
-                                        "AdapterKind",      "PairMismatch"};
-  static_assert(std::size(names) == static_cast<std::size_t>(Code::pair_mismatch) + 1);
+                                        "AdapterKind",      "PairMismatch",
+                                        "NotTorchFile",     "UnsupportedArchive",
+                                        "BadArchive",       "UnsupportedPickle",
+                                        "BadPickle",        "NotStateDict"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Code::not_state_dict) + 1);
   return names[static_cast<std::size_t>(code)];
 }
 

@@ -9,14 +9,15 @@
 
 namespace moxie::inline MOXIE_ABI::io {
 
-/// CRC-32C (Castagnoli, RFC 3720, appendix B.4) of the bytes; `before` goes on from the checksum of what
-/// stands in front of them. It finds every change of up to 32 bits in a row.
-constexpr std::uint32_t crc32c(std::string_view bytes, std::uint32_t before = 0) {
+namespace detail {
+
+template <std::uint32_t polynomial>
+constexpr std::uint32_t crc(std::string_view bytes, std::uint32_t before) {
   constexpr auto table = [] {
     std::array<std::uint32_t, 256> t{};
     for (std::uint32_t i = 0; i < 256; ++i) {
       t[i] = i;
-      for (int bit = 0; bit < 8; ++bit) t[i] = t[i] >> 1 ^ (t[i] & 1u ? 0x82f63b78u : 0u);
+      for (int bit = 0; bit < 8; ++bit) t[i] = t[i] >> 1 ^ (t[i] & 1u ? polynomial : 0u);
     }
     return t;
   }();
@@ -24,7 +25,21 @@ constexpr std::uint32_t crc32c(std::string_view bytes, std::uint32_t before = 0)
   for (const char c : bytes) crc = table[(crc ^ static_cast<unsigned char>(c)) & 255u] ^ crc >> 8;
   return ~crc;
 }
+
+}  // namespace detail
+
+/// CRC-32C (Castagnoli, RFC 3720, appendix B.4) of the bytes; `before` goes on from the checksum of what
+/// stands in front of them. It finds every change of up to 32 bits in a row.
+constexpr std::uint32_t crc32c(std::string_view bytes, std::uint32_t before = 0) {
+  return detail::crc<0x82f63b78u>(bytes, before);
+}
 static_assert(crc32c("123456789") == 0xe3069283u);
+
+/// CRC-32 as zip archives have it (ISO 3309).
+constexpr std::uint32_t crc32(std::string_view bytes, std::uint32_t before = 0) {
+  return detail::crc<0xedb88320u>(bytes, before);
+}
+static_assert(crc32("123456789") == 0xcbf43926u);
 
 /// As eight hexadecimal digits.
 inline std::string checksum_text(std::uint32_t crc) {

@@ -38,6 +38,11 @@ inline std::string_view other_kind(std::string_view head) {
 /// The tensors of a file, checked and in memory.
 class TensorFile {
  public:
+  /// What the reader of another format has found and checked: every tensor's numbers lie row-major at its
+  /// bytes [begin, end) of `data`.
+  TensorFile(const Path& path, TensorHeader header, Bytes data)
+      : path_(path), header_(std::move(header)), data_(std::move(data)) {}
+
   /// Reads the header, and the data only where the header is in order. Throws what tests/io/README.md lists.
   static TensorFile read(const Path& path) {
     const FileReader file(path);
@@ -64,7 +69,7 @@ class TensorFile {
   }
 
   const Path& path() const { return path_; }
-  /// In the order of their data.
+  /// In the order of their data; those of a torch file in the order of its dictionary.
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
   bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified

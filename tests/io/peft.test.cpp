@@ -34,7 +34,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
   const TemporaryFolder folder;
   save(loaded.set, folder.path, loaded.info);
   const Loaded<S> again = load<S>(folder.path, options);
-  CHECK(bits(again.set) == bits(loaded.set));
+  CHECK((bits(again.set) == bits(loaded.set)));
   REQUIRE(again.set.modules() == loaded.set.modules());
   for (std::size_t m = 0; m < loaded.set.entries().size(); ++m) {
     CHECK(again.set.entries()[m].name == loaded.set.entries()[m].name);
@@ -51,7 +51,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
   const TemporaryFolder second;
   save(again.set, second.path, again.info);
   for (const std::string_view file : {config_name, tensors_name})
-    CHECK(content(second.path / file) == content(folder.path / file));
+    CHECK((content(second.path / file) == content(folder.path / file)));
 }
 
 }  // namespace
@@ -191,7 +191,7 @@ TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
   refused([&] { load<float>(folder.path, {.adapter = "a/b"}); }, Code::bad_name);
   refused([&] { load<float>(folder.path, {.adapter = ".."}); }, Code::bad_name);
   save(loaded.set, folder.path, loaded.info, {.adapter = "other"});
-  CHECK(bits(load<float>(folder.path, {.adapter = "other"}).set) == bits(loaded.set));
+  CHECK((bits(load<float>(folder.path, {.adapter = "other"}).set) == bits(loaded.set)));
 }
 
 TEST_CASE("names as they stand in memory are taken under their own, and reported", "[io]") {
@@ -204,7 +204,7 @@ TEST_CASE("names as they stand in memory are taken under their own, and reported
     memory.tensors[with] = t;
   }
   const Loaded<float> loaded = load_disk<float>(memory);
-  CHECK(bits(loaded.set) == bits(load_disk<float>(disk).set));
+  CHECK((bits(loaded.set) == bits(load_disk<float>(disk).set)));
   CHECK(loaded.report.converted.size() == 8);
   memory.tensors[prefix + q0 + ".lora_A.weight"] = disk[prefix + q0 + ".lora_A.weight"];
   refused([&] { load_disk<float>(memory); }, Code::unexpected_tensor, {"second time"});
@@ -321,7 +321,7 @@ TEST_CASE("a set that is not the adapter's is refused, and keeps its bits", "[io
     set.init(1);
     const std::string before = bits(set);
     refused([&] { load_into(set, folder.path); }, other.code);
-    CHECK(bits(set) == before);
+    CHECK((bits(set) == before));
   }
 }
 
@@ -502,7 +502,7 @@ TEST_CASE("numbers that are none or too large are refused, at the last tensor to
       refused([&] { load<float>(folder.path); }, Code::non_finite, {tensor.substr(0, 70)});
       refused([&] { load_into(loaded.set, folder.path); }, Code::non_finite);
       refused([&] { load_into(loaded.set, folder.path, {.lenient = true}); }, Code::non_finite);
-      CHECK(bits(loaded.set) == before);
+      CHECK((bits(loaded.set) == before));
     }
   spoil(disk.tensors.begin()->first, 1);  // the smallest subnormal
   const Report report = load_into(loaded.set, folder.path);
@@ -522,11 +522,11 @@ TEST_CASE("types are converted where float holds them, and where it is allowed",
   for (const Dtype dtype : {Dtype::f16, Dtype::bf16, Dtype::f64}) {
     for (auto& [name, t] : disk.tensors) t.dtype = dtype;
     const Loaded<float> loaded = load_disk<float>(disk, {.narrow = true});
-    CHECK(bits(loaded.set) == plain);
+    CHECK((bits(loaded.set) == plain));
     CHECK(loaded.report.converted.size() == 8);
     const TemporaryFolder folder;
     save(loaded.set, folder.path, loaded.info, {.dtype = dtype});
     CHECK(TensorFile::read(folder.path / tensors_name).tensors()[0].dtype == dtype);
-    CHECK(bits(load<float>(folder.path, {.narrow = true}).set) == plain);
+    CHECK((bits(load<float>(folder.path, {.narrow = true}).set) == plain));
   }
 }

@@ -37,7 +37,7 @@ struct AdapterConfig {
   };
   std::vector<Override<Index>> rank_pattern = {};
   std::vector<Override<double>> alpha_pattern = {};
-  bool rslora = false, bias_of_b = false;
+  bool rslora = false, bias_of_b = false, mask_per_expert = false;
   double dropout = 0;
   // IA3
   ModuleRule feedforward = {};
@@ -119,6 +119,7 @@ inline void read_router(ConfigReader& in, AdapterConfig& c) {
     }
     in.refuse(Code::config_range, key, moxie::detail::join({"is ", shown(got), ", wanted one of ", all}));
   };
+  if (!c.vectors) c.mask_per_expert = in.boolean("lora_dropout_per_expert");
   c.router = one_of("router_type", {"uniform", "soft", "top_k", "given"}, "soft");
   c.temperature = in.number("router_temperature", std::numeric_limits<double>::min(), unbounded, 1);
   c.jitter = in.number("router_jitter", 0, 1, 0);

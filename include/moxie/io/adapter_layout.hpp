@@ -86,9 +86,9 @@ std::vector<S> from_theta(const Piece& piece, std::span<const S> theta) {
 
 /// A and B of every expert, and their biases.
 template <class S>
-std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool) {
+std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool single, bool) {
   std::vector<Piece> pieces;
-  const bool numbered = format != Format::peft && !(format == Format::moe_peft && bank.experts() == 1);
+  const bool numbered = format != Format::peft && !(format == Format::moe_peft && single);
   const Index all = bank.total_rank(), in = bank.in(), out = bank.out();
   for (Index e = 0; e < bank.experts(); ++e) {
     const Index id = numbered ? e : -1;
@@ -98,10 +98,19 @@ std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool) {
   }
   return pieces;
 }
+/// The one A, and B of every expert.
+template <class S>
+std::vector<Piece> bank_pieces(const HydraBank<S>& bank, Format, bool, bool) {
+  const Index r = bank.rank(), in = bank.in(), out = bank.out();
+  std::vector<Piece> pieces{{Part::a, -1, {r, in}, 0}};
+  for (Index e = 0; e < bank.experts(); ++e)
+    pieces.push_back({Part::b, e, {out, r}, r * in + e * r * out, true});
+  return pieces;
+}
 /// IA3's vector [d, 1], or [1, d] where it scales the input of the module; a mixture's [E, d] or, per head,
 /// [heads, E, d / heads].
 template <class S>
-std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool feedforward) {
+std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool, bool feedforward) {
   const Index d = bank.in(), heads = bank.config().heads;
   std::vector<Index> shape{bank.experts(), d};
   if (heads > 1) shape = {heads, bank.experts(), d / heads};
@@ -112,7 +121,9 @@ std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool feedf
 /// The tensors of a module. `feedforward`: it is one of IA3's feedforward modules.
 template <class Bank, class Router>
 std::vector<Piece> pieces_of(const MoeAdapter<Bank, Router>& adapter, Format format, bool feedforward) {
-  std::vector<Piece> pieces = bank_pieces(adapter.experts(), format, feedforward);
+  const bool single =
+      std::same_as<Router, UniformRouter<typename Bank::Scalar>> && adapter.experts().experts() == 1;
+  std::vector<Piece> pieces = bank_pieces(adapter.experts(), format, single, feedforward);
   Index offset = adapter.experts().size();
   for (const Field& field : adapter.router().fields()) {
     pieces.push_back({field.name == "router" ? Part::router : Part::router_noise, -1, field.shape, offset});

@@ -139,7 +139,7 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
             {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
       else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
         report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
-    } else if (path && is_kept(c, *path)) {
+    } else if (path ? is_kept(c, *path) : plan.format == Format::moe_peft && t.name == "classifier") {
       plan.kept.push_back(&t);
     } else {
       report.unexpected.push_back(

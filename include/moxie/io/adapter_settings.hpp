@@ -81,11 +81,16 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
     if (k.size() == 1) s.top_k = k.front();
     all.push_back(std::move(s));
   }
-  if (per_layer && std::ssize(c.rank) != layers)
-    report.mismatched.push_back(
-        {Code::config_range, "r",
-         moxie::detail::join({"lists ", moxie::detail::text(c.rank.size()), " layers, the tensors are of ",
-                              moxie::detail::text(layers)})});
+  const auto expect_layers = [&](const std::vector<Index>& list, std::string_view key) {
+    if (std::ssize(list) != layers)
+      report.mismatched.push_back(
+          {Code::config_range, std::string(key),
+           moxie::detail::join({"lists ", moxie::detail::text(list.size()), " layers, the tensors are of ",
+                                moxie::detail::text(layers)})});
+  };
+  if (per_layer) expect_layers(c.rank, "r");
+  if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
+    expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");
   return all;
 }
 

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/io/adapter_settings.hpp>
+#include <moxie/io/adapter_router.hpp>
 
 /// From the tensors that were found of a module, and the config, to the adapter that they are.
 namespace moxie::inline MOXIE_ABI::io::detail {
-
-template <Scalar S>
-struct Shape {
-  AnyAdapter<S> adapter;
-  Method method = Method::other;
-  bool top_k_said = true;  ///< by the file, not by a default
-};
 
 inline std::string extents(const TensorInfo& t) {
   std::string text = "[";
@@ -80,71 +73,6 @@ inline Index experts_of(const std::string& module, const Parts& parts, const Ada
   return experts;
 }
 
-/// The router over a bank.
-template <class Bank>
-std::optional<Shape<typename Bank::Scalar>> with_router(Bank bank, const std::string& module,
-                                                        const AdapterConfig& c, const Settings& s,
-                                                        Format format, Report& report) {
-  using S = typename Bank::Scalar;
-  const Index experts = bank.experts(), heads = bank.rows_per_token();
-  const bool vectors = Bank::multiplicative;
-  std::string kind = format == Format::mixture ? c.router : format == Format::mola ? "top_k" : "soft";
-  if (format == Format::moe_peft) kind = c.router == "mola" ? "top_k" : "soft";
-  if (format == Format::peft || (format == Format::moe_peft && c.experts != 1 && experts == 1))
-    kind = "uniform";
-  const auto range = [&](std::string_view what, double got, std::string_view wanted) {
-    report.mismatched.push_back(
-        {Code::config_range, module,
-         moxie::detail::join({"would have ", what, " ", moxie::detail::text(got), ", wanted ", wanted})});
-    return std::nullopt;
-  };
-  if (kind == "uniform")
-    return Shape<S>{MoeAdapter(std::move(bank), UniformRouter<S>({.experts = experts, .heads = heads})),
-                    experts > 1 ? Method::other
-                    : vectors   ? Method::ia3
-                                : Method::lora};
-  if constexpr (std::is_constructible_v<AnyAdapter<S>, MoeAdapter<Bank, GivenRouter<S>>>)
-    if (kind == "given")
-      return Shape<S>{MoeAdapter(std::move(bank), GivenRouter<S>({.experts = experts, .heads = heads}))};
-  if (!moxie::detail::finite_as<S>(1 / c.temperature))
-    return range("a router temperature of", c.temperature, "one whose inverse is finite");
-  if (kind == "soft") {
-    const Method method = vectors                     ? Method::mov
-                          : format == Format::mixture ? Method::molora
-                                                      : Method::loramoe;
-    const Index in = bank.in();
-    return Shape<S>{MoeAdapter(std::move(bank), SoftRouter<S>({.in = in,
-                                                               .experts = experts,
-                                                               .heads = heads,
-                                                               .temperature = c.temperature,
-                                                               .jitter = c.jitter})),
-                    method};
-  }
-  constexpr Index mola_k = 2;
-  const Index k = s.top_k > 0 ? s.top_k : mola_k;
-  if (k > experts)
-    return range("top_k", static_cast<double>(k), "at most its " + moxie::detail::text(experts) + " experts");
-  const Index in = bank.in();
-  const auto weights = c.weights == "masked"              ? TopKWeights::masked
-                       : c.weights == "softmax_of_chosen" ? TopKWeights::softmax_of_chosen
-                                                          : TopKWeights::renormalised;
-  const auto noise = c.noise == "fixed"     ? RouterNoise::fixed
-                     : c.noise == "learned" ? RouterNoise::learned
-                                            : RouterNoise::none;
-  if (noise == RouterNoise::fixed && !moxie::detail::finite_as<S>(c.noise_scale))
-    return range("a noise of", c.noise_scale, "a finite number");
-  return Shape<S>{MoeAdapter(std::move(bank), TopKRouter<S>({.in = in,
-                                                             .experts = experts,
-                                                             .k = k,
-                                                             .heads = heads,
-                                                             .weights = weights,
-                                                             .temperature = c.temperature,
-                                                             .jitter = c.jitter,
-                                                             .noise = noise,
-                                                             .noise_scale = c.noise_scale})),
-                  vectors ? Method::other : Method::mola, !c.top_k.empty()};
-}
-
 inline bool matrix(const TensorInfo& t, Report& report) {
   if (t.shape.size() == 2 && t.shape[0] >= 1 && t.shape[1] >= 1) return true;
   report.mismatched.push_back(
@@ -170,8 +98,9 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
   }
   const bool numbered =
       std::any_of(parts.begin(), parts.end(), [](const auto& p) { return p.first.second >= 0; });
+  const bool shared = format == Format::hydralora;  // one A
   const auto find = [&](Part part, Index e) -> const TensorInfo* {
-    const auto found = parts.find({part, numbered ? e : -1});
+    const auto found = parts.find({part, numbered && !(shared && part == Part::a) ? e : -1});
     if (found != parts.end()) return matrix(*found->second, report) ? found->second : nullptr;
     report.missing.push_back(
         {Code::missing_tensor, module,
@@ -185,6 +114,7 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
     const auto i = static_cast<std::size_t>(e);
     const Index wanted = s.rank.size() == 1 ? s.rank.front() : s.rank[i];
     config.ranks.push_back(wanted);
+    if (shared && e > 0) continue;
     const TensorInfo* const a = find(Part::a, e);
     if (a == nullptr) {
       whole = false;
@@ -229,9 +159,19 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
     config.rank = config.ranks.front();
     config.ranks.clear();
   }
-  if (format != Format::mixture && format != Format::mola) config.mask = DropoutMask::per_expert;
+  if (format == Format::mixture ? c.mask_per_expert : format != Format::mola)
+    config.mask = DropoutMask::per_expert;
   if (experts == 1) config.mask = DropoutMask::shared;
-  return with_router(LoraBank<S>(config), module, c, s, format, report);
+  if (shared)
+    return with_router(HydraBank<S>({.in = config.in,
+                                     .out = config.out,
+                                     .experts = experts,
+                                     .rank = config.rank,
+                                     .alpha = config.alpha,
+                                     .scaling = config.scaling,
+                                     .dropout = config.dropout}),
+                       module, c, s, format, false, report);
+  return with_router(LoraBank<S>(config), module, c, s, format, !numbered, report);
 }
 
 /// IA3's vector, or the vectors of MoV.
@@ -258,7 +198,7 @@ std::optional<Shape<S>> vector_shape(const std::string& module, const Parts& par
       return refuse(Code::config_mismatch, s.feedforward
                                                ? "[1, d]: feedforward_modules means this module"
                                                : "[d, 1]: feedforward_modules does not mean this module");
-    return with_router(Ia3Bank<S>({.features = t.shape[0] * t.shape[1]}), module, c, s, format, report);
+    return with_router(Ia3Bank<S>({.features = t.shape[0] * t.shape[1]}), module, c, s, format, true, report);
   }
   if ((dims != 2 && dims != 3) || !positive)
     return refuse(Code::shape_mismatch, "[E, d] or [heads, E, d / heads]");
@@ -266,7 +206,7 @@ std::optional<Shape<S>> vector_shape(const std::string& module, const Parts& par
   if (c.experts > 0 && experts != c.experts)
     return refuse(Code::expert_index, moxie::detail::text(c.experts) + " experts, as the config says");
   return with_router(Ia3Bank<S>({.features = heads * t.shape[dims - 1], .heads = heads, .experts = experts}),
-                     module, c, s, format, report);
+                     module, c, s, format, false, report);
 }
 
 template <Scalar S>

@@ -247,6 +247,22 @@ TEST_CASE("effective ranks that are known", "[analysis]") {
           {"27", "28"});
 }
 
+TEST_CASE("experts with one A are told as experts that each have it", "[analysis]") {
+  const HydraBank<double> hydra({.in = 6, .out = 5, .experts = 3, .rank = 2, .alpha = 5});
+  std::vector<double> theta(static_cast<std::size_t>(hydra.size()));
+  Rng(9).fill(theta, -1, 1);
+  const auto [bank, own] = with_own_a<double>(hydra, theta);
+  const Eigen::Map<const Matrix<double>> a(theta.data(), 2, 6), b(theta.data() + 12, 6, 5);
+  const auto update = [&](Index e) { return Eigen::MatrixXd(2.5 * b.middleRows(2 * e, 2).transpose() * a); };
+  const auto sizes = update_sizes<double>(bank, own);
+  const Matrix<double> differences = expert_differences<double>(bank, own);
+  for (Index e = 0; e < 3; ++e) {
+    CHECK(std::abs(sizes[static_cast<std::size_t>(e)].norm - update(e).norm()) <= 1e-13);
+    CHECK(std::abs(differences(e, 0) - (update(e) - update(0)).norm()) <= 1e-13);
+  }
+  refused([&] { with_own_a<double>(hydra, std::span<const double>(theta).first(41)); }, Code::shape_mismatch);
+}
+
 TEST_CASE("vectors differ, and change, by their distance", "[analysis]") {
   for (const Index heads : {1, 2}) {
     const Ia3Bank<double> bank({.features = 4, .heads = heads, .experts = 2});

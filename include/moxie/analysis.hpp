@@ -178,6 +178,24 @@ std::vector<UpdateSize> update_sizes(const Ia3Bank<S>& bank, std::span<const S> 
   return sizes;
 }
 
+/// The same experts, each with an A of its own: for what is told of a LoraBank. Throws ShapeMismatch.
+template <Scalar S>
+std::pair<LoraBank<S>, std::vector<S>> with_own_a(const HydraBank<S>& bank, std::span<const S> theta) {
+  detail::expect_size("theta", theta.size(), bank.size());
+  const auto a = theta.first(static_cast<std::size_t>(bank.rank() * bank.in()));
+  std::vector<S> own;
+  for (Index e = 0; e < bank.experts(); ++e) own.insert(own.end(), a.begin(), a.end());
+  own.insert(own.end(), theta.begin() + std::ssize(a), theta.end());
+  const auto& c = bank.config();
+  return {LoraBank<S>({.in = c.in,
+                       .out = c.out,
+                       .experts = c.experts,
+                       .rank = c.rank,
+                       .alpha = c.alpha,
+                       .scaling = c.scaling}),
+          std::move(own)};
+}
+
 /// Mean over the pairs of experts: MoLA's figure, one number per module. 0 for a single expert.
 inline double mean_difference(const Matrix<double>& differences) {
   const Index n = differences.rows();

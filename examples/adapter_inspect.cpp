@@ -119,6 +119,15 @@ std::string picture(const Summary& s) {
     double value = s.mixture() ? moxie::mean_difference(m.differences) : m.experts.front().update.norm;
     if (std::isfinite(value) && (!s.mixture() || m.experts.size() > 1)) values[{row, p.column}] = value;
   }
+  // A transformer's projections in their usual order, then all others.
+  const auto usual = [](const std::string& column) {
+    constexpr std::string_view order[] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                          "gate_proj", "up_proj", "down_proj"};
+    const std::string last = column.substr(column.rfind('.') + 1);
+    return std::find(std::begin(order), std::end(order), last) - std::begin(order);
+  };
+  std::stable_sort(columns.begin(), columns.end(),
+                   [&](const auto& a, const auto& b) { return usual(a) < usual(b); });
   moxie::plot::HeatMap map;
   map.title = s.mixture() ? "How far the experts of each module differ" : "How much each module changes";
   map.subtitle = s.mixture()

@@ -279,13 +279,13 @@ std::vector<Case<S>> cases(const Sizes& n) {
                                               .scales = per_expert(std::vector<double>{0.5, -1, 2, 0.7})}));
   with_every_router("shared A",
                     Hydra({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2}), 1);
-  with_two_routers("shared A, dropout, rsLoRA", Hydra({.in = n.in,
-                                                       .out = n.out,
-                                                       .experts = E,
-                                                       .rank = 2 * n.ranks,
-                                                       .alpha = 3,
-                                                       .scaling = LoraScaling::alpha_over_sqrt_rank,
-                                                       .dropout = 0.3}));
+  with_two_routers("LoRA shared A, dropout, rsLoRA", Hydra({.in = n.in,
+                                                            .out = n.out,
+                                                            .experts = E,
+                                                            .rank = 2 * n.ranks,
+                                                            .alpha = 3,
+                                                            .scaling = LoraScaling::alpha_over_sqrt_rank,
+                                                            .dropout = 0.3}));
   with_every_router("IA3", Ia3({.features = n.head * n.heads, .experts = E}), 1);
   with_every_router("IA3 per head", Ia3({.features = n.head * n.heads, .heads = n.heads, .experts = E}),
                     n.heads);

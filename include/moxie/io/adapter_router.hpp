@@ -24,6 +24,7 @@ std::optional<Shape<typename Bank::Scalar>> with_router(Bank bank, const std::st
   std::string kind = format == Format::mixture ? c.router : format == Format::mola ? "top_k" : "soft";
   if (format == Format::moe_peft) kind = c.router == "mola" ? "top_k" : "soft";
   if (single) kind = "uniform";
+  if (s.parameter) kind = "given";
   const auto range = [&](std::string_view what, double got, std::string_view wanted) {
     report.mismatched.push_back(
         {Code::config_range, module,

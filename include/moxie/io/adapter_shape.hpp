@@ -80,6 +80,40 @@ inline bool matrix(const TensorInfo& t, Report& report) {
   return false;
 }
 
+/// LoRA of a parameter of the base's experts, weighed by the base's own router: one A and one B of all
+/// experts, whose number is the rows of A over the rank. (PEFT `ParamWrapper`)
+template <Scalar S>
+std::optional<Shape<S>> parameter_shape(const std::string& module, const Parts& parts, const AdapterConfig& c,
+                                        const Settings& s, Format format, Report& report) {
+  const auto a = parts.find({Part::a, -1}), b = parts.find({Part::b, -1});
+  if (a == parts.end() || b == parts.end()) {
+    report.missing.push_back(
+        {Code::missing_tensor, module, a == parts.end() ? "lacks its A" : "lacks its B"});
+    return std::nullopt;
+  }
+  if (!matrix(*a->second, report) || !matrix(*b->second, report)) return std::nullopt;
+  const Index rank = s.rank.front(), rows = a->second->shape[0];
+  const double scale =
+      s.alpha.front() / (c.rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
+  if (s.rank.size() > 1 || s.alpha.size() > 1 || rows % rank != 0 || rows / rank > most_experts ||
+      !moxie::detail::finite_as<S>(scale)) {
+    report.mismatched.push_back(
+        {Code::rank_mismatch, a->second->name,
+         moxie::detail::join({"is ", extents(*a->second), ", wanted a multiple of the rank ",
+                              moxie::detail::text(rank), " as rows"})});
+    return std::nullopt;
+  }
+  return with_router(
+      LoraBank<S>({.in = a->second->shape[1],
+                   .out = b->second->shape[0],
+                   .experts = rows / rank,
+                   .rank = rank,
+                   .alpha = s.alpha.front(),
+                   .scaling = c.rslora ? LoraScaling::alpha_over_sqrt_rank : LoraScaling::alpha_over_rank,
+                   .dropout = c.dropout}),
+      module, c, s, format, false, report);
+}
+
 /// A bank of LoRAs: the experts' number, ranks and widths as the tensors have them, the ranks also as the
 /// config says; the scales as the config says.
 template <Scalar S>
@@ -87,6 +121,7 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
                                    const Settings& s, Format format, Report& report) {
   const Index experts = experts_of(module, parts, c, report);
   if (experts == 0) return std::nullopt;
+  if (s.parameter) return parameter_shape<S>(module, parts, c, s, format, report);
   const auto each = [&](const auto& list) {
     return list.size() == 1 || (format == Format::mixture && std::ssize(list) == experts);
   };

@@ -108,7 +108,7 @@ bool alike(const std::vector<T>& values) {
 
 /// Refuses what a format has no words for.
 inline void expect_holds(Format format, const std::vector<std::string>& modules,
-                         const std::vector<Described>& all) {
+                         const std::vector<Described>& all, bool parameters) {
   const Described& first = all.front();
   const bool ours = format == Format::mixture, plain = format == Format::peft;
   for (std::size_t m = 0; m < all.size(); ++m) {
@@ -120,7 +120,8 @@ inline void expect_holds(Format format, const std::vector<std::string>& modules,
     expect(d.vectors == first.vectors, "IA3 beside LoRA");
     expect(ours || plain || !d.vectors, "IA3 or MoV");
     expect(!d.frozen, "a frozen router or a k that grows");
-    expect(!plain || single, "several experts or a router");
+    expect(!plain || single || (parameters && d.router == "given" && !d.vectors),
+           "several experts or a router");
     expect(d.dropout == first.dropout && d.rslora == first.rslora && d.bias == first.bias,
            "dropout, use_rslora or lora_bias that differ between modules");
     expect(ours || (alike(d.rank) && alike(d.alpha)), "experts of different ranks or scales");
@@ -228,7 +229,8 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   const std::vector<Described> all = describe(set);
   std::vector<std::string> modules;
   for (const auto& entry : set.entries()) modules.push_back(entry.name);
-  expect_holds(format, modules, all);
+  const auto parameters = json.find("target_parameters");
+  expect_holds(format, modules, all, parameters != json.end() && !parameters->empty());
   const auto keep = [&](const char* key, nlohmann::json value) {
     if (!json.contains(key)) json[key] = std::move(value);
   };

@@ -188,6 +188,100 @@ TEMPLATE_TEST_CASE("expert differences equal the norms of the updates' differenc
   CHECK(mean_difference(Matrix<double>::Zero(1, 1)) == 0);
 }
 
+TEST_CASE("norm and effective rank of an update are those of the product's singular values", "[analysis]") {
+  // Wide, narrow, a rank above the width, and ranks that differ.
+  struct Sizes {
+    Index in, out;
+    std::vector<Index> ranks;
+  };
+  for (const Sizes& sizes : {Sizes{40, 23, {4, 1, 7}}, Sizes{5, 9, {8, 2}}, Sizes{30, 30, {20}}}) {
+    const LoraBank<float> bank({.in = sizes.in,
+                                .out = sizes.out,
+                                .experts = std::ssize(sizes.ranks),
+                                .ranks = sizes.ranks,
+                                .alpha = 3});
+    std::vector<float> theta(static_cast<std::size_t>(bank.size()));
+    Rng(11).fill(theta, -1, 1);
+    for (const UpdateScale scale : {UpdateScale::scaled, UpdateScale::unscaled}) {
+      const std::vector<UpdateSize> got = update_sizes<float>(bank, theta, scale);
+      REQUIRE(std::ssize(got) == bank.experts());
+      for (Index e = 0; e < bank.experts(); ++e) {
+        Eigen::MatrixXd product = Eigen::MatrixXd::Zero(sizes.out, sizes.in);
+        for (Index j = bank.begin(e); j < bank.begin(e + 1); ++j)
+          for (Index o = 0; o < sizes.out; ++o)
+            for (Index i = 0; i < sizes.in; ++i)
+              product(o, i) +=
+                  static_cast<double>(theta[naive::at(bank.total_rank() * sizes.in + j * sizes.out + o)]) *
+                  static_cast<double>(theta[naive::at(j * sizes.in + i)]);
+        if (scale == UpdateScale::scaled) product *= static_cast<double>(bank.scale(e));
+        const Eigen::VectorXd sigma = Eigen::JacobiSVD<Eigen::MatrixXd>(product).singularValues();
+        double entropy = 0;
+        for (const double s : sigma)
+          if (s > 1e-12 * sigma[0]) entropy -= s / sigma.sum() * std::log(s / sigma.sum());
+        const auto& size = got[static_cast<std::size_t>(e)];
+        CHECK(std::abs(size.norm / product.norm() - 1) <= 1e-13);
+        CHECK(std::abs(size.effective_rank / std::exp(entropy) - 1) <= 1e-11);
+        CHECK(size.effective_rank <= static_cast<double>(bank.rank(e)) * (1 + 1e-12));
+      }
+    }
+  }
+}
+
+TEST_CASE("effective ranks that are known", "[analysis]") {
+  using Values = std::vector<double>;
+  CHECK(std::abs(effective_rank(Values{2, 2, 2, 2}) - 4) <= 1e-14);
+  CHECK(effective_rank(Values{7, 0, 0}) == 1);
+  CHECK(effective_rank(Values{0, 0}) == 0);
+  CHECK(effective_rank(Values{}) == 0);
+  CHECK(std::abs(effective_rank(Values{3, 1}) - 4 / std::pow(3, 0.75)) <= 1e-14);
+
+  const LoraBank<double> bank({.in = 3, .out = 4, .experts = 2, .rank = 2});
+  std::vector<double> theta(static_cast<std::size_t>(bank.size()));
+  Rng(3).fill(theta, -1, 1);
+  std::fill(theta.begin() + 12 + 8, theta.end(), 0.0);  // the second expert's B
+  theta[0] = std::numeric_limits<double>::quiet_NaN();  // the first expert's A
+  const std::vector<UpdateSize> sizes = update_sizes<double>(bank, theta);
+  CHECK((std::isnan(sizes[0].norm) && std::isnan(sizes[0].effective_rank)));
+  CHECK((sizes[1].norm == 0 && sizes[1].effective_rank == 0));
+  refused([&] { update_sizes<double>(bank, std::span<const double>(theta).first(27)); }, Code::shape_mismatch,
+          {"27", "28"});
+}
+
+TEST_CASE("experts with one A are told as experts that each have it", "[analysis]") {
+  const HydraBank<double> hydra({.in = 6, .out = 5, .experts = 3, .rank = 2, .alpha = 5});
+  std::vector<double> theta(static_cast<std::size_t>(hydra.size()));
+  Rng(9).fill(theta, -1, 1);
+  const auto [bank, own] = with_own_a<double>(hydra, theta);
+  const Eigen::Map<const Matrix<double>> a(theta.data(), 2, 6), b(theta.data() + 12, 6, 5);
+  const auto update = [&](Index e) { return Eigen::MatrixXd(2.5 * b.middleRows(2 * e, 2).transpose() * a); };
+  const auto sizes = update_sizes<double>(bank, own);
+  const Matrix<double> differences = expert_differences<double>(bank, own);
+  for (Index e = 0; e < 3; ++e) {
+    CHECK(std::abs(sizes[static_cast<std::size_t>(e)].norm - update(e).norm()) <= 1e-13);
+    CHECK(std::abs(differences(e, 0) - (update(e) - update(0)).norm()) <= 1e-13);
+  }
+  refused([&] { with_own_a<double>(hydra, std::span<const double>(theta).first(41)); }, Code::shape_mismatch);
+}
+
+TEST_CASE("vectors differ, and change, by their distance", "[analysis]") {
+  for (const Index heads : {1, 2}) {
+    const Ia3Bank<double> bank({.features = 4, .heads = heads, .experts = 2});
+    // [heads, E, d / heads]: the second expert's last number is 4 from the first's, and 3 from 1.
+    std::vector<double> theta(8, 1.0);
+    theta[7] = 4;
+    theta[heads == 1 ? 3 : 5] = 0;
+    const Matrix<double> d = expert_differences<double>(bank, theta);
+    CHECK((d(0, 1) == 4 && d(1, 0) == 4 && d(0, 0) == 0));
+    const std::vector<UpdateSize> sizes = update_sizes<double>(bank, theta);
+    CHECK((sizes[0].norm == 1 && sizes[1].norm == 3));
+    CHECK((sizes[0].effective_rank == 1 && sizes[1].effective_rank == 1));
+    refused([&] { expert_differences<double>(bank, std::span<const double>(theta).first(7)); },
+            Code::shape_mismatch);
+    refused([&] { update_sizes<double>(bank, std::span<const double>(theta).first(7)); },
+            Code::shape_mismatch);
+  }
+}
+
 TEST_CASE("expert differences stay accurate when experts nearly agree", "[analysis]") {
   // Traces of Gram matrices would lose everything below 1e-8 of the updates.
   Rng rng(2);

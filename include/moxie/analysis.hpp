@@ -3,7 +3,7 @@
 
 #include <moxie/adapter_set.hpp>
 
-#include <Eigen/QR>
+#include <Eigen/SVD>
 
 #include <cstdio>
 
@@ -46,17 +46,17 @@ inline std::string parameter_line(const ParameterCount& count) {
 /// Whether an expert's update counts with its scale.
 enum class UpdateScale { scaled, unscaled };
 
-/// D[i, j] = Frobenius norm of the difference of the updates of experts i and j of a LoRA bank, s_i B_i A_i
-/// less s_j B_j A_j, in double. No d x d matrix is formed: with the stacked B = Q_b R_b and A = Q_a R_a it is
-/// the norm of R_b,i R_a,i^T - R_b,j R_a,j^T, which stays accurate when experts nearly agree (traces of Gram
-/// matrices cancel). arXiv:2402.08562, section 4.4; whether the paper scales the updates is not known. Throws
-/// ShapeMismatch where theta is too short.
+namespace detail {
+
+/// The cores of the updates of a LoRA bank's experts, s_e B_e A_e in double, [total rank or less, the same]:
+/// with the stacked B = Q_b R_b and A^T = Q_a R_a they are s_e R_b,e R_a,e^T, and have the norms, differences
+/// and singular values of the updates. No d x d matrix is formed.
 template <Scalar S>
-Matrix<double> expert_differences(const LoraBank<S>& bank, std::span<const S> theta,
-                                  UpdateScale scale = UpdateScale::scaled) {
+std::vector<Eigen::MatrixXd> update_cores(const LoraBank<S>& bank, std::span<const S> theta,
+                                          UpdateScale scale) {
   using Dense = Eigen::MatrixXd;
   if (theta.size() < static_cast<std::size_t>(bank.total_rank() * (bank.in() + bank.out())))
-    detail::expect_size("theta", theta.size(), bank.size());
+    expect_size("theta", theta.size(), bank.size());
   const Index ranks = bank.total_rank();
   const auto factor = [&](const S* rows, Index d) {
     Dense stacked(d, ranks);
@@ -66,20 +66,134 @@ Matrix<double> expert_differences(const LoraBank<S>& bank, std::span<const S> th
     return Dense(qr.matrixQR().topRows(std::min(d, ranks)).template triangularView<Eigen::Upper>());
   };
   const Dense ra = factor(theta.data(), bank.in()), rb = factor(theta.data() + ranks * bank.in(), bank.out());
-  std::vector<Dense> update;
+  std::vector<Dense> cores;
   for (Index e = 0; e < bank.experts(); ++e) {
     const double s = scale == UpdateScale::scaled ? static_cast<double>(bank.scale(e)) : 1.0;
-    update.push_back(s * rb.middleCols(bank.begin(e), bank.rank(e)) *
-                     ra.middleCols(bank.begin(e), bank.rank(e)).transpose());
+    cores.push_back(s * rb.middleCols(bank.begin(e), bank.rank(e)) *
+                    ra.middleCols(bank.begin(e), bank.rank(e)).transpose());
   }
-  Matrix<double> difference = Matrix<double>::Zero(bank.experts(), bank.experts());
-  for (std::size_t i = 0; i < update.size(); ++i)
-    for (std::size_t j = 0; j < i; ++j) {
-      const double norm = (update[i] - update[j]).norm();
-      difference(static_cast<Index>(i), static_cast<Index>(j)) = norm;
-      difference(static_cast<Index>(j), static_cast<Index>(i)) = norm;
+  return cores;
+}
+
+/// Number i of the vector of expert e of a bank of vectors.
+template <Scalar S>
+double vector_number(const Ia3Bank<S>& bank, std::span<const S> theta, Index e, Index i) {
+  const Index head = bank.in() / bank.config().heads;
+  return static_cast<double>(
+      theta[static_cast<std::size_t>((i / head * bank.experts() + e) * head + i % head)]);
+}
+
+template <class Difference>
+Matrix<double> pairs(Index experts, Difference&& difference) {
+  Matrix<double> all = Matrix<double>::Zero(experts, experts);
+  for (Index i = 0; i < experts; ++i)
+    for (Index j = 0; j < i; ++j) all(i, j) = all(j, i) = difference(i, j);
+  return all;
+}
+
+}  // namespace detail
+
+/// D[i, j] = Frobenius norm of the difference of the updates of experts i and j of a LoRA bank, s_i B_i A_i
+/// less s_j B_j A_j, in double. It stays accurate when experts nearly agree (traces of Gram matrices cancel).
+/// arXiv:2402.08562, section 4.4; whether the paper scales the updates is not known. Throws ShapeMismatch
+/// where theta is too short.
+template <Scalar S>
+Matrix<double> expert_differences(const LoraBank<S>& bank, std::span<const S> theta,
+                                  UpdateScale scale = UpdateScale::scaled) {
+  const std::vector<Eigen::MatrixXd> cores = detail::update_cores(bank, theta, scale);
+  return detail::pairs(bank.experts(), [&](Index i, Index j) {
+    return (cores[static_cast<std::size_t>(i)] - cores[static_cast<std::size_t>(j)]).norm();
+  });
+}
+/// The same of vectors: the norm of l_i - l_j.
+template <Scalar S>
+Matrix<double> expert_differences(const Ia3Bank<S>& bank, std::span<const S> theta) {
+  if (std::ssize(theta) < bank.size()) detail::expect_size("theta", theta.size(), bank.size());
+  return detail::pairs(bank.experts(), [&](Index i, Index j) {
+    double sum = 0;
+    for (Index n = 0; n < bank.in(); ++n) {
+      const double d = detail::vector_number(bank, theta, i, n) - detail::vector_number(bank, theta, j, n);
+      sum += d * d;
     }
-  return difference;
+    return std::sqrt(sum);
+  });
+}
+
+/// How much an expert changes, and in how many directions.
+struct UpdateSize {
+  double norm = 0;            ///< Frobenius norm of the update
+  double effective_rank = 0;  ///< 1 to the rank; 0 of an update of zeros, NaN of one that is not finite
+};
+
+/// Effective rank of a matrix by its singular values: exp of the entropy of p_i = sigma_i / sum of sigma (Roy
+/// and Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007).
+inline double effective_rank(std::span<const double> singular_values) {
+  double sum = 0, entropy = 0;
+  for (const double sigma : singular_values) sum += sigma;
+  if (sum == 0) return 0;
+  for (const double sigma : singular_values)
+    if (sigma > 0) entropy -= sigma / sum * std::log(sigma / sum);
+  return std::isfinite(sum) ? std::exp(entropy) : std::numeric_limits<double>::quiet_NaN();
+}
+
+/// Size of every expert's update s_e B_e A_e, in double, by the singular values of its small core. Throws
+/// ShapeMismatch where theta is too short.
+template <Scalar S>
+std::vector<UpdateSize> update_sizes(const LoraBank<S>& bank, std::span<const S> theta,
+                                     UpdateScale scale = UpdateScale::scaled) {
+  std::vector<UpdateSize> sizes;
+  for (Index e = 0; e < bank.experts(); ++e) {
+    // A bank of this expert alone: its core is rank x rank, and a number of another that is not finite does
+    // not reach it.
+    const Index r = bank.rank(e), all = bank.total_rank(), in = bank.in(), out = bank.out();
+    if (std::ssize(theta) < all * (in + out)) detail::expect_size("theta", theta.size(), bank.size());
+    const LoraBank<S> alone({.in = in, .out = out, .rank = r});
+    std::vector<S> own;
+    const S* const a = theta.data() + bank.begin(e) * in;
+    const S* const b = theta.data() + all * in + bank.begin(e) * out;
+    own.insert(own.end(), a, a + r * in);
+    own.insert(own.end(), b, b + r * out);
+    const double s = scale == UpdateScale::scaled ? static_cast<double>(bank.scale(e)) : 1.0;
+    const Eigen::MatrixXd core =
+        s * detail::update_cores(alone, std::span<const S>(own), UpdateScale::unscaled).front();
+    UpdateSize size{core.norm(), std::numeric_limits<double>::quiet_NaN()};
+    if (std::isfinite(size.norm)) {
+      const Eigen::VectorXd sigma = Eigen::BDCSVD<Eigen::MatrixXd>(core).singularValues();
+      size.effective_rank = effective_rank({sigma.data(), static_cast<std::size_t>(sigma.size())});
+    }
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+/// The same of vectors, whose update of x is diag(l_e - 1) x.
+template <Scalar S>
+std::vector<UpdateSize> update_sizes(const Ia3Bank<S>& bank, std::span<const S> theta) {
+  if (std::ssize(theta) < bank.size()) detail::expect_size("theta", theta.size(), bank.size());
+  std::vector<UpdateSize> sizes;
+  for (Index e = 0; e < bank.experts(); ++e) {
+    Eigen::VectorXd sigma(bank.in());
+    for (Index i = 0; i < bank.in(); ++i) sigma[i] = std::abs(detail::vector_number(bank, theta, e, i) - 1);
+    sizes.push_back({sigma.norm(), effective_rank({sigma.data(), static_cast<std::size_t>(sigma.size())})});
+  }
+  return sizes;
+}
+
+/// The same experts, each with an A of its own: for what is told of a LoraBank. Throws ShapeMismatch.
+template <Scalar S>
+std::pair<LoraBank<S>, std::vector<S>> with_own_a(const HydraBank<S>& bank, std::span<const S> theta) {
+  detail::expect_size("theta", theta.size(), bank.size());
+  const auto a = theta.first(static_cast<std::size_t>(bank.rank() * bank.in()));
+  std::vector<S> own;
+  for (Index e = 0; e < bank.experts(); ++e) own.insert(own.end(), a.begin(), a.end());
+  own.insert(own.end(), theta.begin() + std::ssize(a), theta.end());
+  const auto& c = bank.config();
+  return {LoraBank<S>({.in = c.in,
+                       .out = c.out,
+                       .experts = c.experts,
+                       .rank = c.rank,
+                       .alpha = c.alpha,
+                       .scaling = c.scaling}),
+          std::move(own)};
 }
 
 /// Mean over the pairs of experts: MoLA's figure, one number per module. 0 for a single expert.

@@ -81,11 +81,23 @@ class TensorFile {
     return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
   }
 
+  /// Number i of a tensor in row-major order, as it is: NaN and infinities too. Throws UnsupportedDtype,
+  /// ShapeMismatch where there is no such number.
+  double number(const TensorInfo& t, std::size_t i) const {
+    expect_weight(t);
+    const std::string_view stored = bytes(t);
+    const std::size_t size = facts(t.dtype).bits / 8;
+    if (i >= stored.size() / size)
+      refuse(Code::shape_mismatch, t,
+             moxie::detail::join({"number ", moxie::detail::text(i), ", wanted one of ",
+                                  moxie::detail::text(stored.size() / size)}));
+    return detail::load_number(t.dtype, stored.data() + i * size);
+  }
   /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
   /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
   template <Scalar S>
   void load(const TensorInfo& t, std::span<S> to) const {
-    detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
+    expect_weight(t);
     const std::string_view stored = bytes(t);
     const std::size_t size = facts(t.dtype).bits / 8;
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
@@ -109,6 +121,10 @@ class TensorFile {
   static std::string_view view(const Bytes& bytes) { return {bytes.data(), bytes.size()}; }
   [[noreturn]] void refuse(Code code, const TensorInfo& t, std::string_view what) const {
     detail::refuse(code, path_, moxie::detail::join({"tensor ", detail::shown(t.name), ": ", what}));
+  }
+
+  void expect_weight(const TensorInfo& t) const {
+    detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
   }
 
   /// The length of the header, from the first bytes of a file of so many.

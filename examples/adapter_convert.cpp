@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// Writes an adapter in another program's format, where that format has words for all of it.
+
+#include <moxie/io/adapter_save.hpp>
+
+#include "adapter/tool.hpp"
+
+namespace {
+
+using adapter_tool::Index;
+namespace io = moxie::io;
+
+struct Options {
+  std::string in, out, to;
+  std::vector<Index> top_k;
+};
+
+/// The stored type that holds all of the adapter's numbers; kept tensors have their own.
+io::Dtype widest(const std::vector<io::TensorInfo>& tensors) {
+  std::optional<io::Dtype> all;
+  for (const io::TensorInfo& t : tensors) {
+    if (!io::is_weight(t.dtype)) continue;
+    if (!all || t.dtype == io::Dtype::f64)
+      all = t.dtype;
+    else if (*all != t.dtype && *all != io::Dtype::f64)
+      all = io::Dtype::f32;  // F16 beside BF16 too
+  }
+  return all.value_or(io::Dtype::f32);
+}
+
+io::Format format_of(const std::string& to, bool plain) {
+  if (to == "peft") return io::Format::peft;
+  if (to == "mola") return io::Format::mola;
+  if (to == "loramoe") return io::Format::loramoe;
+  return plain ? io::Format::peft : io::Format::moe_peft;  // MoE-PEFT writes plain LoRA as PEFT does
+}
+
+template <moxie::Scalar S>
+void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
+  auto loaded = adapter_tool::load<S>(files, {.top_k = o.top_k});
+  adapter_tool::expect_top_k(loaded, o.top_k);
+  bool plain = true;
+  for (const auto& entry : loaded.set.entries())
+    plain = plain && std::holds_alternative<moxie::Lora<S>>(entry.adapter);
+  // What every format says of the base; all else is the set's, or another program's way to train.
+  nlohmann::json config = nlohmann::json::object();
+  for (const char* key : {"base_model_name_or_path", "task_type", "target_modules", "exclude_modules",
+                          "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+                          "bias", "fan_in_fan_out", "inference_mode"})
+    if (const auto found = loaded.info.config.find(key); found != loaded.info.config.end())
+      config[key] = *found;
+  const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
+  if (to != from) loaded.info.config = config;
+  loaded.info.format = to;
+
+  std::error_code error;
+  const bool made = std::filesystem::create_directory(o.out, error);
+  try {
+    io::save(loaded.set, o.out, loaded.info, {.dtype = dtype});
+  } catch (...) {
+    if (made) std::filesystem::remove(o.out, error);  // which only takes an empty folder
+    throw;
+  }
+  std::printf("%s: %s to %s, %s modules, %zu tensors as %s\n", o.out.c_str(),
+              std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
+              std::to_string(loaded.set.modules()).c_str(), files.tensors.tensors().size(),
+              std::string(io::name(dtype)).c_str());
+}
+
+void run(const Options& o) {
+  const io::AdapterFiles files = adapter_tool::read(o.in, true);
+  const io::Dtype dtype = widest(files.tensors.tensors());
+  dtype == io::Dtype::f64 ? convert<double>(o, files, dtype) : convert<float>(o, files, dtype);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  CLI::App app(
+      "Converts an adapter's folder: adapter_config.json with adapter_model.safetensors or, where that is\n"
+      "missing, adapter_model.bin (nothing of the pickle is run). Writes safetensors, with the numbers and\n"
+      "the stored type as they are. Refused is a format that cannot hold the adapter's method.");
+  app.add_option("in", o.in, "the adapter's folder")->required();
+  app.add_option("out", o.out, "folder to write, made where it is missing")->required();
+  app.add_option("--to", o.to, "format of the folder that is written")
+      ->required()
+      ->check(CLI::IsMember({"peft", "mola", "loramoe", "moe-peft"}));
+  adapter_tool::add_top_k(app, o.top_k);
+  return adapter_tool::run(app, argc, argv, [&] { run(o); });
+}

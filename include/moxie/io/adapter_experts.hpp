@@ -120,7 +120,8 @@ Loaded<S> load_experts(std::span<const Path> folders, const ExpertsOptions& expe
   }
   std::vector<std::vector<S>> numbers;
   for (const auto& entry : adapters.front().set.entries()) {
-    auto [bank, theta] = detail::stack(adapters, folders, entry.name, experts.dropout);
+    auto stacked = detail::stack(adapters, folders, entry.name, experts.dropout);
+    const LoraBank<S>& bank = stacked.first;
     const Index in = bank.in(), count = bank.experts();
     const auto add = [&](auto router) { loaded.set.add(entry.name, MoeAdapter(bank, std::move(router))); };
     if (experts.router == ExpertsRouter::given) add(GivenRouter<S>({.experts = count}));
@@ -128,7 +129,7 @@ Loaded<S> load_experts(std::span<const Path> folders, const ExpertsOptions& expe
     if (experts.router == ExpertsRouter::soft) add(SoftRouter<S>({.in = in, .experts = count}));
     if (experts.router == ExpertsRouter::top_k)
       add(TopKRouter<S>({.in = in, .experts = count, .k = experts.top_k}));
-    numbers.push_back(std::move(theta));
+    numbers.push_back(std::move(stacked.second));
   }
   loaded.set.init(experts.seed);  // the new routers; the experts' numbers follow
   for (std::size_t m = 0; m < numbers.size(); ++m)

@@ -6,8 +6,8 @@
 
 namespace moxie::inline MOXIE_ABI::io::detail {
 
-/// Steps that the matching of one load may take; far above what adapters need, a second or two.
-inline constexpr std::uint64_t most_steps = std::uint64_t{1} << 28;
+/// Steps that the matching of one load may take; far above what adapters need, about a second.
+inline constexpr std::uint64_t most_steps = std::uint64_t{1} << 26;
 
 /// The modules that a config means by a list of names or by one regular expression.
 struct ModuleRule {

@@ -38,8 +38,10 @@ int run(CLI::App& app, int argc, const char* const* argv, F&& body) {
     return refuse(error.what());
   } catch (const std::bad_alloc&) {
     return refuse("TooLarge: not enough memory");
-  } catch (const std::exception& error) {
-    return refuse(std::string("Usage: ") + error.what());
+  } catch (const std::length_error&) {
+    return refuse("TooLarge: more than memory can hold");
+  } catch (const std::exception& error) {  // of std::filesystem
+    return refuse(std::string("IoOpen: ") + error.what());
   }
 }
 

@@ -3,8 +3,7 @@
 // sums over the tensors as they lie on disk.
 #include "support/catch.hpp"
 
-#include "io/disk.hpp"
-#include "support/torch_file.hpp"
+#include "io/disk_bin.hpp"
 
 #include <sys/wait.h>
 
@@ -123,29 +122,6 @@ Numbers mola_delta(const Disk& disk, const std::string& module, bool mola, Index
   return y;
 }
 
-/// The file of torch.save for a folder's tensors, in place of its safetensors.
-void to_torch_bin(const Disk& disk, const Path& folder) {
-  std::string pickle = pickle::proto + pickle::dict + pickle::mark;
-  std::vector<std::string> storages;
-  for (const auto& [name, t] : disk.tensors) {
-    std::vector<std::int64_t> shape(t.shape.begin(), t.shape.end()), strides(shape.size(), 1);
-    for (std::size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
-    std::string bytes;
-    for (const double v : t.values) {
-      const auto single = static_cast<float>(v);
-      bytes.append(reinterpret_cast<const char*>(&single), 4);
-    }
-    pickle +=
-        pickle::text(name) +
-        pickle::tensor(pickle::storage("FloatStorage", std::to_string(storages.size()), std::ssize(t.values)),
-                       0, shape, strides);
-    storages.push_back(bytes);
-  }
-  pickle += pickle::set_items + pickle::stop;
-  std::ofstream(folder / "adapter_model.bin", std::ios::binary) << torch_file(pickle, storages);
-  fs::remove(folder / "adapter_model.safetensors");
-}
-
 /// Applies and compares every row.
 template <class F>
 void check_apply(const Path& dir, const std::string& module, const Path& x, bool in_double,
@@ -242,8 +218,7 @@ TEST_CASE("adapter_apply reads a .bin where that is asked for", "[tools]") {
   const TemporaryFolder folder;
   const Path dir = folder.path / "mola", x = folder.path / "x.safetensors";
   const Disk disk = top_k_disk(true);
-  disk.write(dir);
-  to_torch_bin(disk, dir);
+  write_torch(disk, dir);
   write_x(x, 6, 12);
   const std::string module = prefix + "model.layers.0.self_attn.q_proj";
   check_apply(dir, "0.self_attn.q_proj", x, true, "delta",
@@ -645,8 +620,7 @@ TEST_CASE("adapter_convert turns MoE-PEFT's MoLA into MoLA's own, and back, to t
 TEST_CASE("adapter_convert reads a .bin, and keeps the stored type", "[tools]") {
   const TemporaryFolder folder;
   Disk disk = top_k_disk(true);
-  disk.write(folder.path / "bin");
-  to_torch_bin(disk, folder.path / "bin");
+  write_torch(disk, folder.path / "bin");
   converts(folder.path / "bin", folder.path / "mola", "mola");
   CHECK(numbers(folder.path / "mola") == numbers(disk));
   for (const Dtype dtype : {Dtype::bf16, Dtype::f16, Dtype::f32, Dtype::f64}) {
@@ -706,4 +680,93 @@ TEST_CASE("adapter_convert refuses what a format cannot hold, and leaves no fold
       CHECK(std::distance(fs::directory_iterator(at("there")), fs::directory_iterator()) == 2);
     }
   check_error(run(convert, {at("lora"), at("no/such/folder"), "--to", "peft"}), "IoOpen");
+}
+
+namespace {
+
+/// LoRAMoE's or HydraLoRA's own names, or MoE-PEFT's of LoRAMoE.
+Disk soft_disk(io::Format format) {
+  Disk disk;
+  const bool own = format != Format::moe_peft, hydra = format == Format::hydralora;
+  disk.config = lora_config(own ? "LORA" : "LORAMOE", {"up_proj"}, 3, 6);
+  disk.config[own ? "lora_nums" : "num_experts"] = 2;
+  if (!own) disk.config["routing_strategy"] = "loramoe";
+  const std::string module = (own ? prefix + "model." : "loramoe.") + "layers.0.mlp.up_proj.";
+  disk.add(module + (own ? "lora_route.weight" : "moe_gate.weight"), {2, 12});
+  if (hydra) disk.add(module + "lora_A.weight", {3, 12});
+  for (const std::string e : {"0", "1"}) {
+    if (!hydra) disk.add(module + (own ? "lora_A" + e : "experts." + e + ".lora_A") + ".weight", {3, 12});
+    disk.add(module + (own ? "lora_B" + e : "experts." + e + ".lora_B") + ".weight", {10, 3});
+  }
+  return disk;
+}
+
+}  // namespace
+
+TEST_CASE("experts that share one A are shown, and applied, like others", "[tools]") {
+  const TemporaryFolder folder;
+  const Disk disk = soft_disk(Format::hydralora);
+  disk.write(folder.path / "hydra");
+  const json j = inspected(folder.path / "hydra");
+  CHECK((j["format"] == "hydralora" && j["method"] == "HydraLoRA"));
+  const std::string module = prefix + "model.layers.0.mlp.up_proj.";
+  const auto& a = disk[module + "lora_A.weight"];
+  std::vector<Eigen::MatrixXd> updates;
+  for (const std::size_t e : {0u, 1u}) {
+    updates.push_back(product(a, disk[module + "lora_B" + std::to_string(e) + ".weight"], 2));
+    const json& expert = j["modules"][0]["experts"][e];
+    CHECK((close(expert["norm"], updates[e].norm()) &&
+           close(expert["effective_rank"], effective_rank_of(updates[e]))));
+  }
+  CHECK(close(j["modules"][0]["mean_difference"], (updates[0] - updates[1]).norm()));
+  write_x(folder.path / "x", 5, 12);
+  check_apply(folder.path / "hydra", "up_proj", folder.path / "x", true, "delta", [&](auto x) {
+    const Numbers p = softmax(logits(disk[module + "lora_route.weight"], x));
+    Numbers y(10, 0.0);
+    for (const std::size_t e : {0u, 1u}) {
+      const Numbers d = lora_delta(a, disk[module + "lora_B" + std::to_string(e) + ".weight"], x);
+      for (std::size_t o = 0; o < 10; ++o) y[o] += 2 * p[e] * d[o];
+    }
+    return y;
+  });
+}
+
+TEST_CASE("adapter_convert turns LoRAMoE's own names into MoE-PEFT's, and back, to the bit", "[tools]") {
+  const TemporaryFolder folder;
+  const Disk own = soft_disk(Format::loramoe), moe_peft = soft_disk(Format::moe_peft);
+  own.write(folder.path / "own");
+  converts(folder.path / "own", folder.path / "there", "moe-peft");
+  const auto there = numbers(folder.path / "there");
+  CHECK(there.size() == own.tensors.size());
+  for (const auto& [name, t] : moe_peft.tensors) CHECK(there.contains(name));
+  CHECK(there.at("loramoe.layers.0.mlp.up_proj.experts.1.lora_B.weight") ==
+        own[prefix + "model.layers.0.mlp.up_proj.lora_B1.weight"].values);
+  CHECK(config_of(folder.path / "there")["peft_type"] == "LORAMOE");
+  converts(folder.path / "there", folder.path / "back", "loramoe");
+  CHECK(numbers(folder.path / "back") == numbers(own));
+  CHECK(config_of(folder.path / "back")["lora_nums"] == 2);
+  const Disk hydra = soft_disk(Format::hydralora);
+  hydra.write(folder.path / "hydra");
+  for (const char* to : {"mola", "peft", "moe-peft"}) {
+    check_error(run(convert, {folder.path / "hydra", folder.path / "new", "--to", to}), "UnsupportedOption");
+    CHECK(!fs::exists(folder.path / "new"));
+  }
+}
+
+TEST_CASE("adapter_apply leaves routers to programs that have them", "[tools]") {
+  const TemporaryFolder folder;
+  Disk disk;
+  disk.config = lora_config("MOLORA", {"q"}, 2, 2);
+  disk.config["router_type"] = "given";
+  for (const char* e : {"0", "1"}) {
+    disk.add(prefix + "h.0.q.lora_A." + e + ".weight", {2, 4});
+    disk.add(prefix + "h.0.q.lora_B." + e + ".weight", {3, 2});
+  }
+  disk.write(folder.path);
+  write_x(folder.path / "x", 2, 4);
+  check_error(
+      run(apply, {folder.path, "--module", "q", "--input", folder.path / "x", "--output", folder.path / "y"}),
+      "UnsupportedOption", {"h.0.q"});
+  CHECK(!fs::exists(folder.path / "y"));
+  CHECK(inspected(folder.path)["modules"][0]["router"] == "given");
 }

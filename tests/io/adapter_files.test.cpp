@@ -2,8 +2,7 @@
 // Adapters whose tensors are in a file of torch.save, and files that are looked at before they are loaded.
 #include "support/catch.hpp"
 
-#include "io/disk.hpp"
-#include "support/torch_file.hpp"
+#include "io/disk_bin.hpp"
 
 #include <moxie/io/adapter_files.hpp>
 
@@ -11,37 +10,11 @@ using namespace moxie;
 using namespace moxie::io;
 using namespace moxie::test;
 
-namespace {
-
-/// The folder's tensors as torch.save writes them, in place of its safetensors.
-void write_bin(const Disk& disk, const Path& folder) {
-  disk.write(folder);
-  std::filesystem::remove(folder / tensors_name);
-  std::string pickle = pickle::proto + pickle::dict + pickle::mark;
-  std::vector<std::string> storages;
-  for (const auto& [name, t] : disk.tensors) {
-    std::string bytes;
-    for (const double v : t.values) {
-      const auto single = static_cast<float>(v);
-      bytes.append(reinterpret_cast<const char*>(&single), 4);
-    }
-    const std::string storage =
-        pickle::storage("FloatStorage", std::to_string(storages.size()), std::ssize(t.values));
-    pickle +=
-        pickle::text(name) + pickle::tensor(storage, 0, {t.shape.begin(), t.shape.end()}, {t.shape.at(1), 1});
-    storages.push_back(bytes);
-  }
-  std::ofstream(folder / torch_tensors_name, std::ios::binary)
-      << torch_file(pickle + pickle::set_items + pickle::stop, storages);
-}
-
-}  // namespace
-
 TEST_CASE("an adapter in a .bin is that of a safetensors file, where it is asked for", "[io]") {
   const TemporaryFolder folder;
   const Disk disk = peft_lora();
   disk.write(folder.path / "safe");
-  write_bin(disk, folder.path / "bin");
+  write_torch(disk, folder.path / "bin");
   const auto safe = load<float>(folder.path / "safe"), bin = load_torch<float>(folder.path / "bin");
   CHECK((bits(bin.set) == bits(safe.set)));
   CHECK(bin.info.config == safe.info.config);
@@ -60,7 +33,7 @@ TEST_CASE("an adapter in a .bin is that of a safetensors file, where it is asked
   refused([&] { load_torch_into(target, folder.path / "bin"); }, Code::file_truncated);
   CHECK((bits(target) == before));
   std::filesystem::remove(folder.path / "bin" / config_name);
-  write_bin(disk, folder.path / "other");
+  write_torch(disk, folder.path / "other");
   std::filesystem::remove(folder.path / "other" / config_name);
   refused([&] { load_torch<float>(folder.path / "other"); }, Code::io_open, {"adapter_config.json"});
 }

@@ -25,6 +25,7 @@ set(floors
     "adapter_set plot/canvas io/adapter_config"
     "analysis tensor plot/* io/safetensors io/safetensors_writer io/adapter_layout io/adapter_describe"
     "io/adapter_settings io/adapter_write_config"
+    "io/adapter_router"
     "io/adapter_shape"
     "io/adapter_plan"
     "io/adapter_compare"

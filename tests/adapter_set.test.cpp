@@ -253,3 +253,22 @@ TEMPLATE_TEST_CASE("a module that is off may write in place, and steps over no t
       Code::aliased, {"y overlaps x"});
   CHECK(same_bits(x, model.x));
 }
+
+TEST_CASE("a set takes weights from elsewhere in place of a start", "[adapter_set]") {
+  AdapterSet<float> set;
+  set.add("a", lora<float>({.in = 4, .out = 3, .rank = 2}));
+  set.add("b", ia3<float>({.features = 5}));
+  refused([&] { set.init(Buffer<float>(18)); }, Code::shape_mismatch, {"18", "19"});
+  refused(
+      [&] {
+        set.forward(set.find("a"), In<float>(), Out<float>(), *std::make_unique<Cache<float>>(),
+                    *std::make_unique<Workspace<float>>());
+      },
+      Code::state_error);
+  Buffer<float> theta(19);
+  for (std::size_t i = 0; i < theta.size(); ++i) theta[i] = static_cast<float>(i);
+  set.init(theta);
+  CHECK(std::equal(theta.begin(), theta.end(), set.theta().begin()));
+  CHECK(set.theta(set.find("b"))[0] == 14);
+  refused([&] { set.add("c", ia3<float>({.features = 5})); }, Code::state_error);
+}

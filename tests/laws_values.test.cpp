@@ -145,8 +145,8 @@ TEMPLATE_TEST_CASE("as initialised, an adapter is the identity", "[laws]", float
         CHECK(same_values(out.y, data.y));
         // ... from which B gets a gradient, and with it the adapter moves.
         const std::span<const S> d(out.dtheta);
-        const auto b = d.subspan(naive::at(c.bank.total_rank() * c.bank.in),
-                                 naive::at(c.bank.total_rank() * c.bank.out));
+        const auto b =
+            d.subspan(naive::at(c.bank.rows_of_a() * c.bank.in), naive::at(c.bank.total_rank() * c.bank.out));
         CHECK(!same_values(b, std::span<const S>(Buffer<S>(b.size(), S(0)))));
       } else if (c.router.kind == naive::Router::Kind::uniform) {
         CHECK(same_values(out.y, data.x));
@@ -267,9 +267,13 @@ TEMPLATE_TEST_CASE("permuting the experts with their router rows changes nothing
     const std::vector<Index> one_each(naive::at(E), 1);
     if (c.bank.kind == naive::Bank::Kind::lora) {
       const Index ranks = c.bank.total_rank();
-      rows(0, c.bank.in, c.bank.ranks);
-      rows(ranks * c.bank.in, c.bank.out, c.bank.ranks);
-      if (c.bank.bias) rows(ranks * (c.bank.in + c.bank.out), c.bank.out, one_each);
+      const Index of_a = c.bank.rows_of_a() * c.bank.in;
+      if (c.bank.shared_a)  // nothing to permute
+        for (Index i = 0; i < of_a; ++i) source.push_back(i);
+      else
+        rows(0, c.bank.in, c.bank.ranks);
+      rows(of_a, c.bank.out, c.bank.ranks);
+      if (c.bank.bias) rows(of_a + ranks * c.bank.out, c.bank.out, one_each);
     } else {
       const Index d = c.bank.in / c.bank.heads;
       for (Index h = 0; h < c.bank.heads; ++h) rows(h * E * d, d, one_each);

@@ -45,8 +45,16 @@ TEST_CASE("presets have the published defaults", "[presets]") {
          mola_balance<float>().config().pool == Pool::concatenate));
 }
 
+TEST_CASE("HydraLoRA has the settings of its script", "[presets]") {
+  const auto shared = hydralora<float>({.in = 12, .out = 10});
+  CHECK((shared.experts().experts() == 4 && shared.experts().rank() == 4 && shared.experts().scale() == 8));
+  CHECK((shared.experts().config().dropout == 0.05 && shared.method == Method::hydralora));
+  CHECK(shared.size() == 4 * 12 + 4 * 4 * 10 + 4 * 12);
+}
+
 TEST_CASE("every method has its name", "[presets]") {
   CHECK((name(Method::lora) == "LoRA" && name(Method::ia3) == "IA3" && name(Method::mov) == "MoV"));
   CHECK((name(Method::molora) == "MoLoRA" && name(Method::loramoe) == "LoRAMoE" &&
          name(Method::mola) == "MoLA"));
+  CHECK((name(Method::hydralora) == "HydraLoRA" && name(Method::other) == "other"));
 }

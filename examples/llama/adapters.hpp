@@ -167,6 +167,9 @@ class Adapters {
       case Method::mola:
         module = set_.add(name, moxie::mola<S>(filled(moxie::MolaOptions{})));
         break;
+      case Method::hydralora:
+        module = set_.add(name, moxie::hydralora<S>(filled(moxie::HydraloraOptions{})));
+        break;
       case Method::ia3:
         module = set_.add(name, moxie::ia3<S>({.features = features, .heads = per_head ? heads : 1}));
         break;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <moxie/adapter.hpp>
+#include <moxie/experts/hydra.hpp>
 #include <moxie/experts/ia3.hpp>
 #include <moxie/experts/lora.hpp>
 #include <moxie/losses/load_balance.hpp>
@@ -28,18 +29,22 @@ template <Scalar S>
 using LoRAMoE = MoLoRA<S>;  ///< arXiv:2312.09979: the same form, with LocalizedBalance
 template <Scalar S>
 using MoLA = MoeAdapter<LoraBank<S>, TopKRouter<S>>;  ///< arXiv:2402.08562, with LoadBalance
+template <Scalar S>
+using HydraLora = MoeAdapter<HydraBank<S>, SoftRouter<S>>;  ///< arXiv:2404.19245: LoRAMoE's form with one A
 
 /// The list of kinds that an AdapterSet can hold; a new one is added here.
 template <Scalar S>
 using AnyAdapter =
     std::variant<Lora<S>, Ia3<S>, MoV<S>, MoLoRA<S>, MoLA<S>, MoeAdapter<Ia3Bank<S>, TopKRouter<S>>,
-                 MoeAdapter<LoraBank<S>, GivenRouter<S>>, MoeAdapter<Ia3Bank<S>, GivenRouter<S>>>;
+                 MoeAdapter<LoraBank<S>, GivenRouter<S>>, MoeAdapter<Ia3Bank<S>, GivenRouter<S>>,
+                 HydraLora<S>>;
 
 /// The published method a module stands for; two methods may share a type.
-enum class Method { lora, ia3, mov, molora, loramoe, mola, other };
+enum class Method { lora, ia3, mov, molora, loramoe, mola, hydralora, other };
 
 inline std::string_view name(Method method) {
-  constexpr std::string_view names[] = {"LoRA", "IA3", "MoV", "MoLoRA", "LoRAMoE", "MoLA", "other"};
+  constexpr std::string_view names[] = {"LoRA",    "IA3",  "MoV",       "MoLoRA",
+                                        "LoRAMoE", "MoLA", "HydraLoRA", "other"};
   return names[static_cast<std::size_t>(method)];
 }
 
@@ -182,5 +187,26 @@ LoadBalance<S> mola_balance() {
   return LoadBalance<S>::mola();
 }
 inline constexpr double mola_balance_weight = 0.001;
+
+/// 4 experts of rank 4 with one A, alpha 32, dropout 0.05, on gate, up and down, without a balance loss.
+/// (`HydraLoRA/peft/tuners/lora.py` and its script)
+struct HydraloraOptions {
+  Index in = 0, out = 0;
+  Index experts = 4;
+  Index rank = 4;
+  double alpha = 32;
+  double dropout = 0.05;
+};
+template <Scalar S>
+Preset<HydraLora<S>> hydralora(const HydraloraOptions& o) {
+  return {HydraLora<S>(HydraBank<S>({.in = o.in,
+                                     .out = o.out,
+                                     .experts = o.experts,
+                                     .rank = o.rank,
+                                     .alpha = o.alpha,
+                                     .dropout = o.dropout}),
+                       SoftRouter<S>({.in = o.in, .experts = o.experts})),
+          Method::hydralora};
+}
 
 }  // namespace moxie::inline MOXIE_ABI

@@ -54,7 +54,7 @@ TEST_CASE("a real adapter of PEFT's loads, and its config is written back byte b
 
   const TemporaryFolder folder;
   save(loaded.set, folder.path, loaded.info);
-  CHECK(content(folder.path / config_name) == content(*real / config_name));
+  CHECK((content(folder.path / config_name) == content(*real / config_name)));
   const TensorFile ours = TensorFile::read(folder.path / tensors_name);
   REQUIRE(ours.tensors().size() == file.tensors().size());
   for (const TensorInfo& t : file.tensors()) {
@@ -81,10 +81,10 @@ TEST_CASE("the same content makes the same bytes, and a second load the same set
   save(set, b.path);
   save(set, b.path);
   for (const std::string_view file : {config_name, tensors_name})
-    CHECK(content(a.path / file) == content(b.path / file));
+    CHECK((content(a.path / file) == content(b.path / file)));
   CHECK(std::distance(fs::directory_iterator(b.path), fs::directory_iterator()) == 2);
-  CHECK(bits(load<float>(a.path).set) == bits(load<float>(a.path).set));
-  CHECK(bits(load<float>(a.path).set) == bits(set));
+  CHECK((bits(load<float>(a.path).set) == bits(load<float>(a.path).set)));
+  CHECK((bits(load<float>(a.path).set) == bits(set)));
 }
 
 TEST_CASE("a set without a history is written as PEFT would: patterns, and names that are ends of others",
@@ -230,7 +230,7 @@ TEST_CASE("a config that was not saved with the tensors is found", "[io]") {
   refused([&] { load<float>(a.path); }, Code::pair_mismatch, {"adapter_config.json"});
   const std::string before = bits(one);
   refused([&] { load_into(one, a.path); }, Code::pair_mismatch);
-  CHECK(bits(one) == before);
+  CHECK((bits(one) == before));
   const auto lenient = load<float>(a.path, {.lenient = true});
   CHECK(std::get<Lora<float>>(lenient.set.entries()[0].adapter).experts().scale(0) == 8.0f / 3);
   CHECK(lenient.report.notes.size() == 1);
@@ -300,7 +300,7 @@ TEST_CASE("a link to the folder's file stays, and permissions are kept", "[io]")
   const AdapterSet<float> other = lora_set(3, 8);
   save(other, folder.path);
   CHECK(fs::is_symlink(folder.path / tensors_name));
-  CHECK(bits(load<float>(elsewhere.path).set) == bits(other));
+  CHECK((bits(load<float>(elsewhere.path).set) == bits(other)));
   CHECK(fs::status(elsewhere.path / tensors_name).permissions() ==
         (fs::perms::owner_read | fs::perms::owner_write));
 }
@@ -347,7 +347,7 @@ TEST_CASE("the lenient mode reports every fault, and takes what has none", "[io]
   refused([&] { load<float>(folder.path / "bad", {.lenient = true}); }, Code::nothing_matched);
   const std::string before = bits(set);
   refused([&] { load_into(set, folder.path / "bad", {.lenient = true}); }, Code::nothing_matched);
-  CHECK(bits(set) == before);
+  CHECK((bits(set) == before));
 }
 
 TEST_CASE("a message lists at most twenty faults and counts the others", "[io]") {
@@ -374,7 +374,7 @@ TEST_CASE("all prefixes of an adapter's tensor file are refused, and every flipp
     check(file);
     file[bit / 8] = static_cast<char>(file[bit / 8] ^ 1 << bit % 8);
   }
-  CHECK(bits(target) == before);
+  CHECK((bits(target) == before));
   CHECK_NOTHROW(load_into_from(target, TensorFile::parse(file), text, "config"));
-  CHECK(bits(target) == bits(set));
+  CHECK((bits(target) == bits(set)));
 }

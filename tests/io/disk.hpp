@@ -164,10 +164,10 @@ inline void check_refused(const Disk& good, const std::vector<BadAdapter>& bad,
     disk.write(folder.path / "bad");
     refused([&] { io::load<float>(folder.path / "bad", options); }, line.code, line.words);
     refused([&] { io::load_into(loaded.set, folder.path / "bad", options); }, line.code, line.words);
-    CHECK(bits(loaded.set) == before);
+    CHECK((bits(loaded.set) == before));
   }
   CHECK_NOTHROW(io::load_into(loaded.set, folder.path / "good", options));
-  CHECK(bits(loaded.set) != before);
+  CHECK((bits(loaded.set) != before));
 }
 
 }  // namespace moxie::test

@@ -34,7 +34,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
   const TemporaryFolder folder;
   save(loaded.set, folder.path, loaded.info);
   const Loaded<S> again = load<S>(folder.path, options);
-  CHECK(bits(again.set) == bits(loaded.set));
+  CHECK((bits(again.set) == bits(loaded.set)));
   REQUIRE(again.set.modules() == loaded.set.modules());
   for (std::size_t m = 0; m < loaded.set.entries().size(); ++m) {
     CHECK(again.set.entries()[m].name == loaded.set.entries()[m].name);
@@ -51,7 +51,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
   const TemporaryFolder second;
   save(again.set, second.path, again.info);
   for (const std::string_view file : {config_name, tensors_name})
-    CHECK(content(second.path / file) == content(folder.path / file));
+    CHECK((content(second.path / file) == content(folder.path / file)));
 }
 
 }  // namespace
@@ -191,7 +191,7 @@ TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
   refused([&] { load<float>(folder.path, {.adapter = "a/b"}); }, Code::bad_name);
   refused([&] { load<float>(folder.path, {.adapter = ".."}); }, Code::bad_name);
   save(loaded.set, folder.path, loaded.info, {.adapter = "other"});
-  CHECK(bits(load<float>(folder.path, {.adapter = "other"}).set) == bits(loaded.set));
+  CHECK((bits(load<float>(folder.path, {.adapter = "other"}).set) == bits(loaded.set)));
 }
 
 TEST_CASE("names as they stand in memory are taken under their own, and reported", "[io]") {
@@ -204,7 +204,7 @@ TEST_CASE("names as they stand in memory are taken under their own, and reported
     memory.tensors[with] = t;
   }
   const Loaded<float> loaded = load_disk<float>(memory);
-  CHECK(bits(loaded.set) == bits(load_disk<float>(disk).set));
+  CHECK((bits(loaded.set) == bits(load_disk<float>(disk).set)));
   CHECK(loaded.report.converted.size() == 8);
   memory.tensors[prefix + q0 + ".lora_A.weight"] = disk[prefix + q0 + ".lora_A.weight"];
   refused([&] { load_disk<float>(memory); }, Code::unexpected_tensor, {"second time"});
@@ -214,7 +214,7 @@ TEST_CASE("names of modules may hold the words of the format", "[io]") {  // PEF
   Disk disk = peft_lora();
   disk.tensors.clear();
   disk.config["target_modules"] = {"lora_A_weight", "weight"};
-  for (const char* module : {"model.lora_A.default.weight", "lora_B.x.lora_A_weight"}) {
+  for (const char* module : {"model.lora_A.default.weight", "lora_E.hada_.lora_A_weight"}) {
     disk.add(prefix + module + ".lora_A.weight", {3, 12});
     disk.add(prefix + module + ".lora_B.weight", {10, 3});
   }
@@ -222,8 +222,8 @@ TEST_CASE("names of modules may hold the words of the format", "[io]") {  // PEF
   REQUIRE(loaded.set.modules() == 2);
   CHECK(near(run_module(loaded.set, "model.lora_A.default.weight", some_input(12)),
              wanted_delta(disk, "model.lora_A.default.weight", 2)));
-  CHECK(near(run_module(loaded.set, "lora_B.x.lora_A_weight", some_input(12)),
-             wanted_delta(disk, "lora_B.x.lora_A_weight", 2)));
+  CHECK(near(run_module(loaded.set, "lora_E.hada_.lora_A_weight", some_input(12)),
+             wanted_delta(disk, "lora_E.hada_.lora_A_weight", 2)));
   check_round_trip(loaded);
 }
 
@@ -321,7 +321,7 @@ TEST_CASE("a set that is not the adapter's is refused, and keeps its bits", "[io
     set.init(1);
     const std::string before = bits(set);
     refused([&] { load_into(set, folder.path); }, other.code);
-    CHECK(bits(set) == before);
+    CHECK((bits(set) == before));
   }
 }
 
@@ -502,7 +502,7 @@ TEST_CASE("numbers that are none or too large are refused, at the last tensor to
       refused([&] { load<float>(folder.path); }, Code::non_finite, {tensor.substr(0, 70)});
       refused([&] { load_into(loaded.set, folder.path); }, Code::non_finite);
       refused([&] { load_into(loaded.set, folder.path, {.lenient = true}); }, Code::non_finite);
-      CHECK(bits(loaded.set) == before);
+      CHECK((bits(loaded.set) == before));
     }
   spoil(disk.tensors.begin()->first, 1);  // the smallest subnormal
   const Report report = load_into(loaded.set, folder.path);
@@ -522,11 +522,112 @@ TEST_CASE("types are converted where float holds them, and where it is allowed",
   for (const Dtype dtype : {Dtype::f16, Dtype::bf16, Dtype::f64}) {
     for (auto& [name, t] : disk.tensors) t.dtype = dtype;
     const Loaded<float> loaded = load_disk<float>(disk, {.narrow = true});
-    CHECK(bits(loaded.set) == plain);
+    CHECK((bits(loaded.set) == plain));
     CHECK(loaded.report.converted.size() == 8);
     const TemporaryFolder folder;
     save(loaded.set, folder.path, loaded.info, {.dtype = dtype});
     CHECK(TensorFile::read(folder.path / tensors_name).tensors()[0].dtype == dtype);
-    CHECK(bits(load<float>(folder.path, {.narrow = true}).set) == plain);
+    CHECK((bits(load<float>(folder.path, {.narrow = true}).set) == plain));
   }
+}
+
+namespace {
+
+/// target_parameters over 3 experts, rank 2: two parameters of one module, the second's wrapper around the
+/// first's; attention is a plain LoRA.
+Disk parameters_disk() {
+  Disk disk = peft_lora();
+  disk.tensors.clear();
+  disk.config.update({{"r", 2},
+                      {"lora_alpha", 4},
+                      {"lora_dropout", 0},
+                      {"target_modules", {"q_proj"}},
+                      {"target_parameters", {"mlp.experts.down_proj", "mlp.experts.gate_up_proj"}}});
+  const std::string experts = prefix + "model.layers.0.mlp.experts";
+  disk.add(prefix + q0 + ".lora_A.weight", {2, 12});
+  disk.add(prefix + q0 + ".lora_B.weight", {10, 2});
+  disk.add(experts + ".base_layer.lora_A.weight", {6, 12});
+  disk.add(experts + ".base_layer.lora_B.weight", {8, 6});
+  disk.add(experts + ".lora_A.weight", {6, 4});
+  disk.add(experts + ".lora_B.weight", {12, 6});
+  return disk;
+}
+
+}  // namespace
+
+TEST_CASE("target_parameters: A is (E, r, in), B is (out, r, E), and the base's router weighs", "[io]") {
+  const Disk disk = parameters_disk();
+  const Loaded<float> loaded = load_disk<float>(disk);
+  REQUIRE(loaded.set.modules() == 3);
+  for (const std::string module : {"model.layers.0.mlp.experts", "model.layers.0.mlp.experts.base_layer"}) {
+    INFO(module);
+    const auto& a = disk[prefix + module + ".lora_A.weight"];
+    const auto& b = disk[prefix + module + ".lora_B.weight"];
+    const Index in = a.shape[1], out = b.shape[0];
+    const std::vector<double> gates{0.5, 0, -1.25}, x = some_input(in);
+    std::vector<double> wanted(static_cast<std::size_t>(out), 0);
+    for (Index e = 0; e < 3; ++e)
+      for (Index k = 0; k < 2; ++k) {
+        double h = 0;
+        for (Index i = 0; i < in; ++i) h += a.at(e * 2 + k, i) * x[static_cast<std::size_t>(i)];
+        for (Index o = 0; o < out; ++o)  // delta W_e = s sum over k of B[o, k, e] A[e, k, i]
+          wanted[static_cast<std::size_t>(o)] +=
+              gates[static_cast<std::size_t>(e)] * 2 * b.at(o, k * 3 + e) * h;
+      }
+    Cache<float> cache;
+    Workspace<float> workspace;
+    cache.routing.resize(1, 3, 1, 3);
+    for (std::size_t e = 0; e < 3; ++e) cache.routing.gates[e] = static_cast<float>(gates[e]);
+    cache.routing.choose_all(0);
+    Matrix<float> input(1, in), y = Matrix<float>::Zero(1, out);
+    for (Index i = 0; i < in; ++i) input(0, i) = static_cast<float>(x[static_cast<std::size_t>(i)]);
+    loaded.set.forward(loaded.set.find(module), input, y, cache, workspace);
+    CHECK(near({y.data(), y.data() + out}, wanted));
+  }
+  CHECK(near(run_module(loaded.set, q0, some_input(12)), wanted_delta(disk, q0, 2)));
+  check_round_trip(loaded);
+  const TemporaryFolder folder;
+  save(loaded.set, folder.path, loaded.info);
+  const TensorFile file = TensorFile::read(folder.path / tensors_name);
+  for (const auto& [name, t] : disk.tensors) {
+    REQUIRE(file.find(name) != nullptr);
+    std::vector<double> values(t.values.size());
+    file.load(*file.find(name), std::span<double>(values));
+    CHECK((file.find(name)->shape == t.shape && values == t.values));
+  }
+
+  const std::string experts = prefix + "model.layers.0.mlp.experts";
+  check_refused(
+      disk,
+      {
+          {92,
+           "rows that are no multiple of the rank",
+           [=](Disk& d) {
+             d.add(experts + ".lora_A.weight", {5, 4});
+           },
+           Code::rank_mismatch,
+           {"multiple"}},
+          {91, "ranks of A and B differ",
+           [=](Disk& d) {
+             d.add(experts + ".lora_B.weight", {12, 4});
+           },
+           Code::rank_mismatch},
+          {88, "no B", [=](Disk& d) { d.tensors.erase(experts + ".lora_B.weight"); }, Code::missing_tensor},
+          {95, "one dimension", [=](Disk& d) { d.add(experts + ".lora_A.weight", {24}); },
+           Code::shape_mismatch},
+          {89, "a parameter of another module",
+           [](Disk& d) { d.config["target_parameters"] = {"block.down_proj"}; }, Code::unexpected_tensor},
+          {122,
+           "wrappers without target_parameters",
+           [](Disk& d) { d.config["target_parameters"] = nullptr; },
+           Code::unsupported_option,
+           {"target_parameters"}},
+          {122, "patterns beside it",
+           [](Disk& d) {
+             d.config["rank_pattern"] = {{"q_proj", 2}};
+           },
+           Code::unsupported_option},
+          {116, "no list", [](Disk& d) { d.config["target_parameters"] = "mlp.experts.down_proj"; },
+           Code::config_type},
+      });
 }

@@ -31,7 +31,7 @@ void refused_text(const std::string& text, Code code, const std::vector<std::str
   std::ofstream(folder.path / "adapter_config.json", std::ios::binary) << text;
   refused([&] { load<float>(folder.path); }, code, words);
   refused([&] { load_into(loaded.set, folder.path); }, code, words);
-  CHECK(bits(loaded.set) == before);
+  CHECK((bits(loaded.set) == before));
 }
 
 }  // namespace
@@ -215,7 +215,7 @@ TEST_CASE("a flipped bit of a config is refused or changes the value that it hit
     try {
       const auto other = load_from<float>(tensors, text, "config");
       ++accepted;
-      CHECK(bits(other.set) == bits(good.set));  // the numbers are not the config's
+      CHECK((bits(other.set) == bits(good.set)));  // the numbers are not the config's
       CHECK(other.set.modules() == 4);
     } catch (const Error&) {
     }

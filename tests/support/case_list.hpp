@@ -3,6 +3,7 @@
 
 #include "support/cases.hpp"
 
+#include <moxie/experts/hydra.hpp>
 #include <moxie/experts/ia3.hpp>
 #include <moxie/experts/lora.hpp>
 #include <moxie/route.hpp>
@@ -84,6 +85,19 @@ naive::Bank describe(const Ia3Bank<S>& bank) {
           .heads = c.heads};
 }
 template <class S>
+naive::Bank describe(const HydraBank<S>& bank) {
+  const auto& c = bank.config();
+  const auto r = static_cast<double>(c.rank);
+  const double scale = c.alpha / (c.scaling == LoraScaling::alpha_over_rank ? r : std::sqrt(r));
+  return {.in = c.in,
+          .out = c.out,
+          .experts = c.experts,
+          .ranks = std::vector<Index>(naive::at(c.experts), c.rank),
+          .scales = std::vector<double>(naive::at(c.experts), scale),
+          .dropout = c.dropout,
+          .shared_a = true};
+}
+template <class S>
 naive::Router describe(const UniformRouter<S>& router) {
   return {.experts = router.config().experts, .heads = router.config().heads};
 }
@@ -133,6 +147,10 @@ template <class S>
 Ia3Bank<S> permute(const Ia3Bank<S>& bank, const std::vector<Index>&) {
   return bank;
 }
+template <class S>
+HydraBank<S> permute(const HydraBank<S>& bank, const std::vector<Index>&) {
+  return bank;
+}
 
 template <class Bank, class Router>
 Case<typename Bank::Scalar> entry(const std::string& bank_name, const Bank& bank,
@@ -161,6 +179,7 @@ template <class S>
 std::vector<Case<S>> cases(const Sizes& n) {
   using Lora = LoraBank<S>;
   using Ia3 = Ia3Bank<S>;
+  using Hydra = HydraBank<S>;
   using Uniform = UniformRouter<S>;
   using Given = GivenRouter<S>;
   using Soft = SoftRouter<S>;
@@ -258,6 +277,15 @@ std::vector<Case<S>> cases(const Sizes& n) {
                                               .rank = 2 * n.ranks,
                                               .scaling = LoraScaling::fixed,
                                               .scales = per_expert(std::vector<double>{0.5, -1, 2, 0.7})}));
+  with_every_router("shared A",
+                    Hydra({.in = n.in, .out = n.out, .experts = E, .rank = 3 * n.ranks, .alpha = 2}), 1);
+  with_two_routers("LoRA shared A, dropout, rsLoRA", Hydra({.in = n.in,
+                                                            .out = n.out,
+                                                            .experts = E,
+                                                            .rank = 2 * n.ranks,
+                                                            .alpha = 3,
+                                                            .scaling = LoraScaling::alpha_over_sqrt_rank,
+                                                            .dropout = 0.3}));
   with_every_router("IA3", Ia3({.features = n.head * n.heads, .experts = E}), 1);
   with_every_router("IA3 per head", Ia3({.features = n.head * n.heads, .heads = n.heads, .experts = E}),
                     n.heads);

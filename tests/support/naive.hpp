@@ -24,6 +24,7 @@ struct Bank {
   bool bias = false;
   double dropout = 0;
   bool mask_per_expert = false;
+  bool shared_a = false;  ///< LoRA: the first expert's A is everybody's (arXiv:2404.19245, eq. 4)
 
   Index total_rank() const {
     Index sum = 0;
@@ -31,8 +32,10 @@ struct Bank {
     return sum;
   }
   Index size() const {
-    return kind == Kind::ia3 ? in * experts : total_rank() * (in + out) + (bias ? experts * out : 0);
+    return kind == Kind::ia3 ? in * experts
+                             : rows_of_a() * in + total_rank() * out + (bias ? experts * out : 0);
   }
+  Index rows_of_a() const { return shared_a ? ranks.front() : total_rank(); }
 };
 
 struct Router {
@@ -202,7 +205,7 @@ std::vector<R> mix(const Bank& bank, const std::vector<R>& theta, const std::vec
       }
     return y;
   }
-  const Index R_all = bank.total_rank();
+  const Index R_all = bank.total_rank(), b = bank.rows_of_a() * bank.in;
   for (Index t = 0; t < tokens; ++t) {
     Index begin = 0;
     for (Index e = 0; e < E; begin += bank.ranks[at(e)], ++e) {
@@ -214,14 +217,14 @@ std::vector<R> mix(const Bank& bank, const std::vector<R>& theta, const std::vec
         for (Index i = 0; i < bank.in; ++i) {
           R seen = x[at(t * bank.in + i)];
           if (!draws.dropout.empty()) seen = seen * R(draws.dropout[at((e * tokens + t) * bank.in + i)]);
-          h += theta[at(j * bank.in + i)] * seen;
+          h += theta[at((bank.shared_a ? j - begin : j) * bank.in + i)] * seen;
         }
         for (Index o = 0; o < bank.out; ++o)
-          y[at(t * bank.out + o)] += weight * h * theta[at(R_all * bank.in + j * bank.out + o)];
+          y[at(t * bank.out + o)] += weight * h * theta[at(b + j * bank.out + o)];
       }
       if (bank.bias)
         for (Index o = 0; o < bank.out; ++o)
-          y[at(t * bank.out + o)] += weight * theta[at(R_all * (bank.in + bank.out) + e * bank.out + o)];
+          y[at(t * bank.out + o)] += weight * theta[at(b + R_all * bank.out + e * bank.out + o)];
     }
   }
   return y;

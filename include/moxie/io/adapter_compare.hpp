@@ -41,6 +41,14 @@ bool same(Difference& d, const LoraBank<S>& file, const LoraBank<S>& set) {
   return true;
 }
 template <class S>
+bool same(Difference& d, const HydraBank<S>& file, const HydraBank<S>& set) {
+  return d.same(Code::shape_mismatch, "in", file.in(), set.in()) &&
+         d.same(Code::shape_mismatch, "out", file.out(), set.out()) &&
+         d.same(Code::expert_index, "a number of experts of", file.experts(), set.experts()) &&
+         d.same(Code::rank_mismatch, "the rank", file.rank(), set.rank()) &&
+         d.same(Code::config_mismatch, "the scale", file.scale(), set.scale());
+}
+template <class S>
 bool same(Difference& d, const Ia3Bank<S>& file, const Ia3Bank<S>& set) {
   return d.same(Code::shape_mismatch, "features", file.in(), set.in()) &&
          d.same(Code::expert_index, "a number of experts of", file.experts(), set.experts()) &&

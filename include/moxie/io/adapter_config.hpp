@@ -37,7 +37,7 @@ struct AdapterConfig {
   };
   std::vector<Override<Index>> rank_pattern = {};
   std::vector<Override<double>> alpha_pattern = {};
-  bool rslora = false, bias_of_b = false;
+  bool rslora = false, bias_of_b = false, mask_per_expert = false;
   double dropout = 0;
   // IA3
   ModuleRule feedforward = {};
@@ -46,6 +46,8 @@ struct AdapterConfig {
   std::vector<Index> layers = {};
   std::vector<std::string> layers_pattern = {}, modules_to_save = {};
   std::string base_bias = "none";
+  std::vector<std::string> target_parameters =
+      {};  ///< three-dimensional ones, [E, ., .], of the base's experts
   // Mixtures
   Index experts = 0;  ///< 0: the file's tensors say
   std::vector<Index> top_k = {};
@@ -68,7 +70,9 @@ inline void read_common(ConfigReader& in, AdapterConfig& c) {
   c.target = ModuleRule::read(in, "target_modules");
   c.exclude = ModuleRule::read(in, "exclude_modules");
   c.modules_to_save = in.texts("modules_to_save");
-  if (c.target.empty()) in.refuse(Code::nothing_matched, "target_modules", "means no module");
+  if (c.peft_type == "LORA") c.target_parameters = in.texts("target_parameters");
+  if (c.target.empty() && c.target_parameters.empty())
+    in.refuse(Code::nothing_matched, "target_modules", "means no module");
 }
 
 inline void read_lora(ConfigReader& in, AdapterConfig& c) {
@@ -82,6 +86,9 @@ inline void read_lora(ConfigReader& in, AdapterConfig& c) {
   });
   c.rslora = in.boolean("use_rslora");
   c.bias_of_b = in.boolean("lora_bias");
+  if (!c.target_parameters.empty() && (!c.rank_pattern.empty() || !c.alpha_pattern.empty() || c.bias_of_b))
+    in.refuse(Code::unsupported_option, "target_parameters",
+              "stands beside a rank_pattern, an alpha_pattern or lora_bias, which are by parameters here");
   c.dropout = in.number("lora_dropout", 0, 1, 0);
   c.base_bias = in.text("bias", "none");
   if (c.base_bias != "none" && c.base_bias != "all" && c.base_bias != "lora_only")
@@ -101,8 +108,8 @@ inline void read_lora(ConfigReader& in, AdapterConfig& c) {
   }
   in.unsupported({"use_dora", "use_qalora", "layer_replication", "trainable_token_indices",
                   "alora_invocation_tokens", "arrow_config", "use_bdlora", "velora_config",
-                  "monteclora_config", "kasa_config", "megatron_config", "ensure_weight_tying",
-                  "target_parameters", "enable_lora", "use_mora", "use_lora_ga"});
+                  "monteclora_config", "kasa_config", "megatron_config", "ensure_weight_tying", "enable_lora",
+                  "use_mora", "use_lora_ga"});
   in.known({"corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core",
             "qalora_group_size", "runtime_config", "merge_weights"});
 }
@@ -119,6 +126,7 @@ inline void read_router(ConfigReader& in, AdapterConfig& c) {
     }
     in.refuse(Code::config_range, key, moxie::detail::join({"is ", shown(got), ", wanted one of ", all}));
   };
+  if (!c.vectors) c.mask_per_expert = in.boolean("lora_dropout_per_expert");
   c.router = one_of("router_type", {"uniform", "soft", "top_k", "given"}, "soft");
   c.temperature = in.number("router_temperature", std::numeric_limits<double>::min(), unbounded, 1);
   c.jitter = in.number("router_jitter", 0, 1, 0);

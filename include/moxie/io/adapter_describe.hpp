@@ -19,7 +19,8 @@ struct Described {
   std::string router = "uniform";
   std::vector<Index> rank = {};    ///< one, or one per expert
   std::vector<double> scale = {};  ///< one per expert
-  bool rslora = false, bias = false;
+  bool rslora = false, bias = false, mask_per_expert = false;
+  bool shared_a = false;
   std::vector<double> alpha = {};  ///< one, or one per expert
   double dropout = 0;
   Index top_k = 0;
@@ -55,11 +56,22 @@ void describe(const LoraBank<S>& bank, Described& d) {
   d.experts = c.experts;
   d.bias = c.bias;
   d.dropout = c.dropout;
+  d.mask_per_expert = c.mask == DropoutMask::per_expert && c.experts > 1 && c.dropout > 0;
   d.rslora = c.scaling == LoraScaling::alpha_over_sqrt_rank;
   for (Index e = 0; e < c.experts; ++e) {
     d.rank.push_back(bank.rank(e));
     d.alpha.push_back(c.scaling == LoraScaling::fixed ? alpha_of(bank.scale(e), bank.rank(e)) : c.alpha);
   }
+}
+template <class S>
+void describe(const HydraBank<S>& bank, Described& d) {
+  const auto& c = bank.config();
+  d.experts = c.experts;
+  d.dropout = c.dropout;
+  d.rslora = c.scaling == LoraScaling::alpha_over_sqrt_rank;
+  d.shared_a = true;
+  d.rank = {c.rank};
+  d.alpha = {c.alpha};
 }
 template <class S>
 void describe(const Ia3Bank<S>& bank, Described& d) {
@@ -121,6 +133,7 @@ Format format_for(const AdapterSet<S>& set) {
   const auto plain = [](const Described& d) {
     return !d.bias && d.temperature == 1 && d.jitter == 0 && d.noise == "none" && d.weights == "renormalised";
   };
+  if (all([](const Described& d, Method) { return d.shared_a; })) return Format::hydralora;
   if (all([](const Described& d, Method) { return d.router == "uniform" && d.experts == 1; }))
     return Format::peft;
   if (all([&](const Described& d, Method m) { return m == Method::mola && plain(d); })) return Format::mola;

@@ -3,8 +3,6 @@
 
 #include <moxie/io/adapter_config.hpp>
 
-#include <tuple>
-
 /// Which tensors a module consists of in each format: their names, shapes, and where their numbers lie in the
 /// module's theta. Reading and writing both go by this.
 namespace moxie::inline MOXIE_ABI::io::detail {
@@ -52,11 +50,17 @@ struct Piece {
   std::vector<Index> shape;  ///< on disk
   Index offset = 0;          ///< of its first number in the module's theta
   bool transposed = false;   ///< theta holds the columns of the tensor as rows, [shape[1], shape[0]]
+  Index interleaved = 1;     ///< of E experts of rank r: column k E + e of the tensor is row e r + k of theta
 
   Index size() const {
     Index n = 1;
     for (const Index extent : shape) n *= extent;
     return n;
+  }
+  /// The row of theta that a column of a transposed tensor is.
+  std::size_t row_of(std::size_t column) const {
+    const auto experts = static_cast<std::size_t>(interleaved), cols = static_cast<std::size_t>(shape[1]);
+    return column % experts * (cols / experts) + column / experts;
   }
 };
 
@@ -69,8 +73,10 @@ void to_theta(const Piece& piece, std::span<const S> stored, std::span<S> theta)
     return;
   }
   const auto rows = static_cast<std::size_t>(piece.shape[0]), cols = static_cast<std::size_t>(piece.shape[1]);
-  for (std::size_t i = 0; i < rows; ++i)
-    for (std::size_t j = 0; j < cols; ++j) to[j * rows + i] = stored[i * cols + j];
+  for (std::size_t j = 0; j < cols; ++j) {
+    const std::size_t row = piece.row_of(j);
+    for (std::size_t i = 0; i < rows; ++i) to[row * rows + i] = stored[i * cols + j];
+  }
 }
 template <class S>
 std::vector<S> from_theta(const Piece& piece, std::span<const S> theta) {
@@ -79,17 +85,21 @@ std::vector<S> from_theta(const Piece& piece, std::span<const S> theta) {
   std::vector<S> stored(from.begin(), from.end());
   if (!piece.transposed) return stored;
   const auto rows = static_cast<std::size_t>(piece.shape[0]), cols = static_cast<std::size_t>(piece.shape[1]);
-  for (std::size_t i = 0; i < rows; ++i)
-    for (std::size_t j = 0; j < cols; ++j) stored[i * cols + j] = from[j * rows + i];
+  for (std::size_t j = 0; j < cols; ++j) {
+    const std::size_t row = piece.row_of(j);
+    for (std::size_t i = 0; i < rows; ++i) stored[i * cols + j] = from[row * rows + i];
+  }
   return stored;
 }
 
 /// A and B of every expert, and their biases.
 template <class S>
-std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool) {
+std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool single, bool) {
   std::vector<Piece> pieces;
-  const bool numbered = format != Format::peft && !(format == Format::moe_peft && bank.experts() == 1);
+  const bool numbered = format != Format::peft && !(format == Format::moe_peft && single);
   const Index all = bank.total_rank(), in = bank.in(), out = bank.out();
+  if (format == Format::peft && !single)  // PEFT's ParamWrapper: A is (E, r, in), but B is (out, r, E)
+    return {{Part::a, -1, {all, in}, 0}, {Part::b, -1, {out, all}, all * in, true, bank.experts()}};
   for (Index e = 0; e < bank.experts(); ++e) {
     const Index id = numbered ? e : -1;
     pieces.push_back({Part::a, id, {bank.rank(e), in}, bank.begin(e) * in});
@@ -98,10 +108,19 @@ std::vector<Piece> bank_pieces(const LoraBank<S>& bank, Format format, bool) {
   }
   return pieces;
 }
+/// The one A, and B of every expert.
+template <class S>
+std::vector<Piece> bank_pieces(const HydraBank<S>& bank, Format, bool, bool) {
+  const Index r = bank.rank(), in = bank.in(), out = bank.out();
+  std::vector<Piece> pieces{{Part::a, -1, {r, in}, 0}};
+  for (Index e = 0; e < bank.experts(); ++e)
+    pieces.push_back({Part::b, e, {out, r}, r * in + e * r * out, true});
+  return pieces;
+}
 /// IA3's vector [d, 1], or [1, d] where it scales the input of the module; a mixture's [E, d] or, per head,
 /// [heads, E, d / heads].
 template <class S>
-std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool feedforward) {
+std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool, bool feedforward) {
   const Index d = bank.in(), heads = bank.config().heads;
   std::vector<Index> shape{bank.experts(), d};
   if (heads > 1) shape = {heads, bank.experts(), d / heads};
@@ -112,7 +131,9 @@ std::vector<Piece> bank_pieces(const Ia3Bank<S>& bank, Format format, bool feedf
 /// The tensors of a module. `feedforward`: it is one of IA3's feedforward modules.
 template <class Bank, class Router>
 std::vector<Piece> pieces_of(const MoeAdapter<Bank, Router>& adapter, Format format, bool feedforward) {
-  std::vector<Piece> pieces = bank_pieces(adapter.experts(), format, feedforward);
+  const bool single =
+      std::same_as<Router, UniformRouter<typename Bank::Scalar>> && adapter.experts().experts() == 1;
+  std::vector<Piece> pieces = bank_pieces(adapter.experts(), format, single, feedforward);
   Index offset = adapter.experts().size();
   for (const Field& field : adapter.router().fields()) {
     pieces.push_back({field.name == "router" ? Part::router : Part::router_noise, -1, field.shape, offset});

@@ -70,8 +70,6 @@ inline std::string_view foreign_method(std::string_view name) {
       {"lora_embedding_", "LoRA of an embedding"},
       {"internal_xlora_classifier", "X-LoRA"},
       {"mixlora.", "MixLoRA, whose experts are whole feed-forward blocks"},
-      {".base_layer.lora_", "target_parameters"},
-      {"lora_mobile", "an unknown kind of LoRA"},
       {"vera_lambda", "VeRA"},
       {"hada_", "LoHa"},
       {"lokr_", "LoKr"},
@@ -107,46 +105,58 @@ inline bool is_kept(const AdapterConfig& c, std::string_view name) {
   return c.base_bias != "none" && name.size() > 5 && name.substr(name.size() - 5) == ".bias";
 }
 
+using Found = std::map<std::string, Parts, NaturalLess>;
+
+/// Puts a tensor to its module, or among the kept ones, or into the report. False where its name does not
+/// begin as the format's do.
+template <Scalar S>
+bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& source, Plan<S>& plan,
+                 Found& found, Report& report) {
+  const auto path = without_prefix(plan.format, c, t.name);
+  const auto refuse = [&](Code code, std::string_view what) {
+    source.refuse(code, moxie::detail::join({"tensor ", shown(t.name), " ", what}));
+  };
+  std::optional<Place> place;
+  if (path) place = place_of(plan.format, *path);
+  if (!place && path && plan.format == Format::peft)
+    if (const std::size_t at = path->rfind(".default"); at != std::string::npos) {
+      place = place_of(Format::peft, path->substr(0, at) + path->substr(at + 8));
+      if (place) report.converted.push_back({t.name, "the adapter's name stands in it, as in memory"});
+    }
+  if (place) {
+    const bool of_router = place->part == Part::router || place->part == Part::router_noise;
+    if (!of_router && (place->part == Part::vector) != c.vectors)
+      refuse(Code::adapter_kind, "in an adapter whose peft_type is " + c.peft_type);
+    if (c.target_parameters.empty() && unwrapped(place->module) != place->module)
+      refuse(Code::unsupported_option, "is of target_parameters, of which the config has none");
+    if (place->bad_expert)
+      report.mismatched.push_back(
+          {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
+    else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
+      report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
+  } else if (path ? is_kept(c, *path) : plan.format == Format::moe_peft && t.name == "classifier") {
+    plan.kept.push_back(&t);
+  } else {
+    if (const std::string_view method = foreign_method(t.name); !method.empty())
+      refuse(Code::unsupported_option, moxie::detail::join({"is of ", method, ", which is not built"}));
+    report.unexpected.push_back(
+        {Code::unexpected_tensor, t.name,
+         path ? "is no part of this kind of adapter" : "does not begin as this format's tensors do"});
+  }
+  return path.has_value();
+}
+
 /// Sorts the tensors of a file into modules. Throws NothingMatched, AdapterKind, UnsupportedOption; all else
 /// goes to the report.
 template <Scalar S>
 Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c, const LoadOptions& options,
                   const Source& source, Report& report) {
   Plan<S> plan{.format = format_of(c, tensors)};
-  std::map<std::string, Parts, NaturalLess> found;
+  Found found;
   std::size_t without = 0;
-  for (const TensorInfo& t : tensors) {
-    const auto path = without_prefix(plan.format, c, t.name);
-    without += !path;
-    std::optional<Place> place;
-    if (path) place = place_of(plan.format, *path);
-    if (!place && path && plan.format == Format::peft)
-      if (const std::size_t at = path->rfind(".default"); at != std::string::npos) {
-        place = place_of(Format::peft, path->substr(0, at) + path->substr(at + 8));
-        if (place) report.converted.push_back({t.name, "the adapter's name stands in it, as in memory"});
-      }
-    if (const std::string_view method = foreign_method(t.name); !method.empty())
-      source.refuse(Code::unsupported_option, moxie::detail::join({"tensor ", shown(t.name), " is of ",
-                                                                   method, ", which is not built"}));
-    if (place) {
-      if ((place->part == Part::vector) != c.vectors && place->part != Part::router &&
-          place->part != Part::router_noise)
-        source.refuse(Code::adapter_kind,
-                      moxie::detail::join(
-                          {"tensor ", shown(t.name), " in an adapter whose peft_type is ", c.peft_type}));
-      if (place->bad_expert)
-        report.mismatched.push_back(
-            {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
-      else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
-        report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
-    } else if (path && is_kept(c, *path)) {
-      plan.kept.push_back(&t);
-    } else {
-      report.unexpected.push_back(
-          {Code::unexpected_tensor, t.name,
-           path ? "is no part of this kind of adapter" : "does not begin as this format's tensors do"});
-    }
-  }
+  if (c.modules_to_save.size() > (1 << 24) / std::max<std::size_t>(tensors.size(), 1))
+    source.refuse(Code::too_large, "too many modules_to_save for its tensors");
+  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, found, report);
   if (found.empty()) {
     std::string hint =
         moxie::detail::join({moxie::detail::text(tensors.size()), " tensors, none of an adapter"});

@@ -14,6 +14,7 @@ using Parts = std::map<std::pair<Part, Index>, const TensorInfo*>;
 struct Settings {
   bool wanted = true;  ///< among the modules that the config means
   bool feedforward = false;
+  bool parameter = false;   ///< of target_parameters: the experts are the base's own
   std::vector<Index> rank;  ///< one for all experts, or one each
   std::vector<double> alpha;
   Index top_k = 0;  ///< 0: nobody says
@@ -61,6 +62,10 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
       s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer) != c.layers.end();
       matcher.spend(c.layers.size());
     }
+    for (const std::string& target : c.target_parameters)
+      s.parameter = s.parameter || names_module(unwrapped(module), target.substr(0, target.rfind('.')));
+    matcher.spend(c.target_parameters.size());
+    s.wanted = s.wanted || s.parameter;
     if (rank[m] >= 0) s.rank = c.rank_pattern[static_cast<std::size_t>(rank[m])].values;
     if (alpha[m] >= 0) s.alpha = c.alpha_pattern[static_cast<std::size_t>(alpha[m])].values;
     const std::vector<Index>& k = c.top_k.empty() ? options.top_k : c.top_k;
@@ -81,11 +86,16 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
     if (k.size() == 1) s.top_k = k.front();
     all.push_back(std::move(s));
   }
-  if (per_layer && std::ssize(c.rank) != layers)
-    report.mismatched.push_back(
-        {Code::config_range, "r",
-         moxie::detail::join({"lists ", moxie::detail::text(c.rank.size()), " layers, the tensors are of ",
-                              moxie::detail::text(layers)})});
+  const auto expect_layers = [&](const std::vector<Index>& list, std::string_view key) {
+    if (std::ssize(list) != layers)
+      report.mismatched.push_back(
+          {Code::config_range, std::string(key),
+           moxie::detail::join({"lists ", moxie::detail::text(list.size()), " layers, the tensors are of ",
+                                moxie::detail::text(layers)})});
+  };
+  if (per_layer) expect_layers(c.rank, "r");
+  if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
+    expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");
   return all;
 }
 

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/io/adapter_settings.hpp>
+#include <moxie/io/adapter_router.hpp>
 
 /// From the tensors that were found of a module, and the config, to the adapter that they are.
 namespace moxie::inline MOXIE_ABI::io::detail {
-
-template <Scalar S>
-struct Shape {
-  AnyAdapter<S> adapter;
-  Method method = Method::other;
-  bool top_k_said = true;  ///< by the file, not by a default
-};
 
 inline std::string extents(const TensorInfo& t) {
   std::string text = "[";
@@ -80,76 +73,45 @@ inline Index experts_of(const std::string& module, const Parts& parts, const Ada
   return experts;
 }
 
-/// The router over a bank.
-template <class Bank>
-std::optional<Shape<typename Bank::Scalar>> with_router(Bank bank, const std::string& module,
-                                                        const AdapterConfig& c, const Settings& s,
-                                                        Format format, Report& report) {
-  using S = typename Bank::Scalar;
-  const Index experts = bank.experts(), heads = bank.rows_per_token();
-  const bool vectors = Bank::multiplicative;
-  std::string kind = format == Format::mixture ? c.router : format == Format::mola ? "top_k" : "soft";
-  if (format == Format::moe_peft) kind = c.router == "mola" ? "top_k" : "soft";
-  if (format == Format::peft || (format == Format::moe_peft && c.experts != 1 && experts == 1))
-    kind = "uniform";
-  const auto range = [&](std::string_view what, double got, std::string_view wanted) {
-    report.mismatched.push_back(
-        {Code::config_range, module,
-         moxie::detail::join({"would have ", what, " ", moxie::detail::text(got), ", wanted ", wanted})});
-    return std::nullopt;
-  };
-  if (kind == "uniform")
-    return Shape<S>{MoeAdapter(std::move(bank), UniformRouter<S>({.experts = experts, .heads = heads})),
-                    experts > 1 ? Method::other
-                    : vectors   ? Method::ia3
-                                : Method::lora};
-  if constexpr (std::is_constructible_v<AnyAdapter<S>, MoeAdapter<Bank, GivenRouter<S>>>)
-    if (kind == "given")
-      return Shape<S>{MoeAdapter(std::move(bank), GivenRouter<S>({.experts = experts, .heads = heads}))};
-  if (!moxie::detail::finite_as<S>(1 / c.temperature))
-    return range("a router temperature of", c.temperature, "one whose inverse is finite");
-  if (kind == "soft") {
-    const Method method = vectors                     ? Method::mov
-                          : format == Format::mixture ? Method::molora
-                                                      : Method::loramoe;
-    const Index in = bank.in();
-    return Shape<S>{MoeAdapter(std::move(bank), SoftRouter<S>({.in = in,
-                                                               .experts = experts,
-                                                               .heads = heads,
-                                                               .temperature = c.temperature,
-                                                               .jitter = c.jitter})),
-                    method};
-  }
-  constexpr Index mola_k = 2;
-  const Index k = s.top_k > 0 ? s.top_k : mola_k;
-  if (k > experts)
-    return range("top_k", static_cast<double>(k), "at most its " + moxie::detail::text(experts) + " experts");
-  const Index in = bank.in();
-  const auto weights = c.weights == "masked"              ? TopKWeights::masked
-                       : c.weights == "softmax_of_chosen" ? TopKWeights::softmax_of_chosen
-                                                          : TopKWeights::renormalised;
-  const auto noise = c.noise == "fixed"     ? RouterNoise::fixed
-                     : c.noise == "learned" ? RouterNoise::learned
-                                            : RouterNoise::none;
-  if (noise == RouterNoise::fixed && !moxie::detail::finite_as<S>(c.noise_scale))
-    return range("a noise of", c.noise_scale, "a finite number");
-  return Shape<S>{MoeAdapter(std::move(bank), TopKRouter<S>({.in = in,
-                                                             .experts = experts,
-                                                             .k = k,
-                                                             .heads = heads,
-                                                             .weights = weights,
-                                                             .temperature = c.temperature,
-                                                             .jitter = c.jitter,
-                                                             .noise = noise,
-                                                             .noise_scale = c.noise_scale})),
-                  vectors ? Method::other : Method::mola, !c.top_k.empty()};
-}
-
 inline bool matrix(const TensorInfo& t, Report& report) {
   if (t.shape.size() == 2 && t.shape[0] >= 1 && t.shape[1] >= 1) return true;
   report.mismatched.push_back(
       {Code::shape_mismatch, t.name, moxie::detail::join({"is ", extents(t), ", wanted a matrix"})});
   return false;
+}
+
+/// LoRA of a parameter of the base's experts, weighed by the base's own router: one A and one B of all
+/// experts, whose number is the rows of A over the rank. (PEFT `ParamWrapper`)
+template <Scalar S>
+std::optional<Shape<S>> parameter_shape(const std::string& module, const Parts& parts, const AdapterConfig& c,
+                                        const Settings& s, Format format, Report& report) {
+  const auto a = parts.find({Part::a, -1}), b = parts.find({Part::b, -1});
+  if (a == parts.end() || b == parts.end()) {
+    report.missing.push_back(
+        {Code::missing_tensor, module, a == parts.end() ? "lacks its A" : "lacks its B"});
+    return std::nullopt;
+  }
+  if (!matrix(*a->second, report) || !matrix(*b->second, report)) return std::nullopt;
+  const Index rank = s.rank.front(), rows = a->second->shape[0];
+  const double scale =
+      s.alpha.front() / (c.rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
+  if (s.rank.size() > 1 || s.alpha.size() > 1 || rows % rank != 0 || rows / rank > most_experts ||
+      !moxie::detail::finite_as<S>(scale)) {
+    report.mismatched.push_back(
+        {Code::rank_mismatch, a->second->name,
+         moxie::detail::join({"is ", extents(*a->second), ", wanted a multiple of the rank ",
+                              moxie::detail::text(rank), " as rows"})});
+    return std::nullopt;
+  }
+  return with_router(
+      LoraBank<S>({.in = a->second->shape[1],
+                   .out = b->second->shape[0],
+                   .experts = rows / rank,
+                   .rank = rank,
+                   .alpha = s.alpha.front(),
+                   .scaling = c.rslora ? LoraScaling::alpha_over_sqrt_rank : LoraScaling::alpha_over_rank,
+                   .dropout = c.dropout}),
+      module, c, s, format, false, report);
 }
 
 /// A bank of LoRAs: the experts' number, ranks and widths as the tensors have them, the ranks also as the
@@ -159,6 +121,7 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
                                    const Settings& s, Format format, Report& report) {
   const Index experts = experts_of(module, parts, c, report);
   if (experts == 0) return std::nullopt;
+  if (s.parameter) return parameter_shape<S>(module, parts, c, s, format, report);
   const auto each = [&](const auto& list) {
     return list.size() == 1 || (format == Format::mixture && std::ssize(list) == experts);
   };
@@ -170,8 +133,9 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
   }
   const bool numbered =
       std::any_of(parts.begin(), parts.end(), [](const auto& p) { return p.first.second >= 0; });
+  const bool shared = format == Format::hydralora;  // one A
   const auto find = [&](Part part, Index e) -> const TensorInfo* {
-    const auto found = parts.find({part, numbered ? e : -1});
+    const auto found = parts.find({part, numbered && !(shared && part == Part::a) ? e : -1});
     if (found != parts.end()) return matrix(*found->second, report) ? found->second : nullptr;
     report.missing.push_back(
         {Code::missing_tensor, module,
@@ -185,6 +149,7 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
     const auto i = static_cast<std::size_t>(e);
     const Index wanted = s.rank.size() == 1 ? s.rank.front() : s.rank[i];
     config.ranks.push_back(wanted);
+    if (shared && e > 0) continue;
     const TensorInfo* const a = find(Part::a, e);
     if (a == nullptr) {
       whole = false;
@@ -229,9 +194,19 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
     config.rank = config.ranks.front();
     config.ranks.clear();
   }
-  if (format != Format::mixture && format != Format::mola) config.mask = DropoutMask::per_expert;
+  if (format == Format::mixture ? c.mask_per_expert : format != Format::mola)
+    config.mask = DropoutMask::per_expert;
   if (experts == 1) config.mask = DropoutMask::shared;
-  return with_router(LoraBank<S>(config), module, c, s, format, report);
+  if (shared)
+    return with_router(HydraBank<S>({.in = config.in,
+                                     .out = config.out,
+                                     .experts = experts,
+                                     .rank = config.rank,
+                                     .alpha = config.alpha,
+                                     .scaling = config.scaling,
+                                     .dropout = config.dropout}),
+                       module, c, s, format, false, report);
+  return with_router(LoraBank<S>(config), module, c, s, format, !numbered, report);
 }
 
 /// IA3's vector, or the vectors of MoV.
@@ -258,7 +233,7 @@ std::optional<Shape<S>> vector_shape(const std::string& module, const Parts& par
       return refuse(Code::config_mismatch, s.feedforward
                                                ? "[1, d]: feedforward_modules means this module"
                                                : "[d, 1]: feedforward_modules does not mean this module");
-    return with_router(Ia3Bank<S>({.features = t.shape[0] * t.shape[1]}), module, c, s, format, report);
+    return with_router(Ia3Bank<S>({.features = t.shape[0] * t.shape[1]}), module, c, s, format, true, report);
   }
   if ((dims != 2 && dims != 3) || !positive)
     return refuse(Code::shape_mismatch, "[E, d] or [heads, E, d / heads]");
@@ -266,7 +241,7 @@ std::optional<Shape<S>> vector_shape(const std::string& module, const Parts& par
   if (c.experts > 0 && experts != c.experts)
     return refuse(Code::expert_index, moxie::detail::text(c.experts) + " experts, as the config says");
   return with_router(Ia3Bank<S>({.features = heads * t.shape[dims - 1], .heads = heads, .experts = experts}),
-                     module, c, s, format, report);
+                     module, c, s, format, false, report);
 }
 
 template <Scalar S>

@@ -79,99 +79,122 @@ inline std::pair<std::string_view, std::string_view> with_prefix(Format format, 
           std::string_view(module).substr(moe_peft_root.size())};
 }
 
-/// MoLA lists a rank per layer, for layers without adapters too.
-inline nlohmann::json rank_per_layer(const std::vector<std::string>& modules,
-                                     const std::vector<Described>& all) {
+/// MoLA lists its numbers per layer, for layers without adapters too.
+template <class F>
+nlohmann::json per_layer(const std::vector<std::string>& modules, std::string_view what, F&& value_of) {
   const Path nowhere;
   const Source source{nowhere};
   Matcher matcher(source);
-  std::map<Index, Index> rank;
+  std::map<Index, Index> values;
   for (std::size_t m = 0; m < modules.size(); ++m) {
+    constexpr Index most_layers = 1 << 16;
     const Index layer = layer_of(modules[m], {}, matcher);
-    const auto [at, fresh] = rank.try_emplace(layer, all[m].rank.front());
-    if (layer < 0 || layer > 1 << 20) cannot_hold(Format::mola, modules[m], "a module outside of the layers");
-    if (!fresh && at->second != all[m].rank.front())
-      cannot_hold(Format::mola, modules[m], "ranks that differ in a layer");
+    const auto [at, fresh] = values.try_emplace(layer, value_of(m));
+    if (layer < 0 || layer > most_layers)
+      cannot_hold(Format::mola, modules[m], "a module outside of the layers");
+    if (!fresh && at->second != value_of(m))
+      cannot_hold(Format::mola, modules[m], moxie::detail::join({what, " that differ in a layer"}));
   }
   nlohmann::json list = nlohmann::json::array();
-  for (const auto& [layer, r] : rank)
-    while (std::ssize(list) <= layer) list.push_back(r);
+  for (const auto& [layer, value] : values)
+    while (std::ssize(list) <= layer) list.push_back(value);
   return list;
 }
 
-/// The config of a set: what is in `base`, with everything that the set decides set anew.
-template <Scalar S>
-nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann::json& base) {
-  nlohmann::json json = base.is_object() ? base : nlohmann::json::object();
-  for (const char* key :
-       {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias", "lora_dropout",
-        "num_experts", "lora_nums", "top_k", "router_type", "router_temperature", "router_jitter",
-        "router_weights", "router_noise", "router_noise_scale", "routing_strategy", "peft_type"})
-    json.erase(key);
-  const std::vector<Described> all = describe(set);
-  std::vector<std::string> modules;
-  for (const auto& entry : set.entries()) modules.push_back(entry.name);
+template <class T>
+bool alike(const std::vector<T>& values) {
+  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+}
+
+/// Refuses what a format has no words for.
+inline void expect_holds(Format format, const std::vector<std::string>& modules,
+                         const std::vector<Described>& all, bool parameters) {
   const Described& first = all.front();
-  const bool has_router = format != Format::peft, ours = format == Format::mixture;
+  const bool ours = format == Format::mixture, plain = format == Format::peft;
   for (std::size_t m = 0; m < all.size(); ++m) {
     const Described& d = all[m];
-    if (d.vectors != first.vectors) cannot_hold(format, modules[m], "IA3 beside LoRA");
-    if (d.frozen) cannot_hold(format, modules[m], "a frozen router or a k that grows");
-    if (!has_router && (d.router != "uniform" || d.experts != 1))
-      cannot_hold(format, modules[m], "several experts or a router");
-    if (ours && (!d.same_router(first) || (d.top_k != first.top_k)))
-      cannot_hold(format, modules[m], "routers that differ");
-    if (d.dropout != first.dropout || d.rslora != first.rslora || d.bias != first.bias)
-      cannot_hold(format, modules[m], "dropout, use_rslora or lora_bias that differ between modules");
-  }
-  const auto keep = [&](const char* key, nlohmann::json value) {
-    if (!json.contains(key)) json[key] = std::move(value);
-  };
-  for (const char* key : {"base_model_name_or_path", "task_type", "modules_to_save"}) keep(key, nullptr);
-  keep("inference_mode", true);
-  keep("target_modules", modules);
-  if (first.vectors) {
-    json["peft_type"] = ours ? "MOV" : "IA3";
-    if (!ours) keep("feedforward_modules", nlohmann::json::array());
-  } else {
-    std::vector<std::vector<Index>> ranks;
-    std::vector<std::vector<double>> alphas;
-    for (const Described& d : all) {
-      ranks.push_back(d.rank);
-      alphas.push_back(d.alpha);
-      if (ours) continue;
-      const auto differ = [](const auto& v) {
-        return std::adjacent_find(v.begin(), v.end(), std::not_equal_to<>()) != v.end();
-      };
-      if (differ(d.rank) || differ(d.alpha))
-        cannot_hold(format, modules[ranks.size() - 1], "experts of different ranks or scales");
+    const auto expect = [&](bool holds, std::string_view what) {
+      if (!holds) cannot_hold(format, modules[m], what);
+    };
+    const bool single = d.router == "uniform" && d.experts == 1;
+    expect(d.vectors == first.vectors, "IA3 beside LoRA");
+    expect(ours || plain || !d.vectors, "IA3 or MoV");
+    expect(!d.frozen, "a frozen router or a k that grows");
+    expect(!plain || single || (parameters && d.router == "given" && !d.vectors),
+           "several experts or a router");
+    expect(d.dropout == first.dropout && d.rslora == first.rslora && d.bias == first.bias,
+           "dropout, use_rslora or lora_bias that differ between modules");
+    expect(ours || (alike(d.rank) && alike(d.alpha)), "experts of different ranks or scales");
+    if (ours) {
+      expect(d.same_router(first) && d.top_k == first.top_k, "routers that differ between modules");
+      expect(d.mask_per_expert == first.mask_per_expert, "dropout masks that differ between modules");
+    } else if (!plain) {
+      expect(!d.bias, "biases of B");
+      expect(d.temperature == 1 && d.jitter == 0 && d.noise == "none" && d.weights == "renormalised",
+             "a router's temperature, jitter, noise or weights of its own");
+      expect(format == Format::moe_peft || !d.rslora, "use_rslora");
     }
-    if (!ours)
-      for (std::size_t m = 0; m < all.size(); ++m) {
-        ranks[m].resize(1);
-        alphas[m].resize(1);
-      }
-    keep("bias", "none");
-    json["peft_type"] = ours ? "MOLORA" : "LORA";
-    json["lora_dropout"] = number(first.dropout);
+    expect(d.shared_a == (format == Format::hydralora),
+           d.shared_a ? "an A that the experts share" : "an A for every expert");
+    if (format == Format::mola) expect(d.router == "top_k", "other routers than top-k");
+    if (format == Format::loramoe || format == Format::hydralora)
+      expect(d.router == "soft" && d.experts == first.experts,
+             "other routers than soft ones over equally many experts");
+    if (format == Format::moe_peft)
+      expect(single || d.router == "soft" || d.router == "top_k", "such a router");
+  }
+}
+
+/// The keys of the LoRA experts.
+inline void set_lora(nlohmann::json& json, Format format, const std::vector<std::string>& modules,
+                     const std::vector<Described>& all) {
+  const Described& first = all.front();
+  const bool ours = format == Format::mixture;
+  std::vector<std::vector<Index>> ranks;
+  std::vector<std::vector<double>> alphas;
+  for (const Described& d : all) {
+    ranks.push_back(d.rank);
+    alphas.push_back(d.alpha);
+    if (!ours || alike(d.rank)) ranks.back().resize(1);
+    if (!ours || alike(d.alpha)) alphas.back().resize(1);
+  }
+  json["lora_dropout"] = number(first.dropout);
+  set_values(json, "r", "rank_pattern", modules, ranks);
+  set_values(json, "lora_alpha", "alpha_pattern", modules, alphas);
+  if (!json.contains("bias")) json["bias"] = "none";
+  if (format == Format::peft || ours) {
+    if (!json.contains("fan_in_fan_out")) json["fan_in_fan_out"] = false;
+    json["lora_bias"] = first.bias;
     json["use_rslora"] = first.rslora;
-    set_values(json, "r", "rank_pattern", modules, ranks);
-    set_values(json, "lora_alpha", "alpha_pattern", modules, alphas);
-    if (format == Format::peft || ours) {
-      keep("fan_in_fan_out", false);
-      json["lora_bias"] = first.bias;
-    }
-    if (format == Format::mola) {
-      json["r"] = rank_per_layer(modules, all);
-      json.erase("rank_pattern");
-    }
+    if (first.mask_per_expert) json["lora_dropout_per_expert"] = true;
+    return;
   }
-  std::vector<Index> experts;
-  for (const Described& d : all) experts.push_back(d.experts);
-  const bool alike =
-      std::adjacent_find(experts.begin(), experts.end(), std::not_equal_to<>()) == experts.end();
-  if (ours) {
-    if (alike) json["num_experts"] = first.experts;
+  if (format == Format::moe_peft) json["use_rslora"] = first.rslora;
+  if (format == Format::mola)
+    json["r"] = per_layer(modules, "ranks", [&](std::size_t m) { return all[m].rank.front(); });
+  for (std::size_t m = 0; m < all.size(); ++m)
+    if (alphas[m] != alphas[0] || (format != Format::mola && ranks[m] != ranks[0]))
+      cannot_hold(format, modules[m], "ranks or alphas that differ between modules");
+  json.erase("rank_pattern");
+  json.erase("alpha_pattern");
+}
+
+/// The keys of the routers and the experts' numbers.
+inline void set_mixture(nlohmann::json& json, Format format, const std::vector<std::string>& modules,
+                        const std::vector<Described>& all) {
+  std::vector<Index> experts, top_k;
+  std::string router;
+  for (const Described& d : all) {
+    if (format == Format::moe_peft && d.router == "uniform") continue;  // its plain LoRA of attention
+    experts.push_back(d.experts);
+    top_k.push_back(d.top_k);
+    if (!router.empty() && d.router != router) cannot_hold(format, modules.front(), "routers that differ");
+    router = d.router;
+  }
+  if (experts.empty()) cannot_hold(format, modules.front(), "no mixture at all; plain LoRA is PEFT's");
+  const Described& first = all.front();
+  if (format == Format::mixture) {
+    if (alike(experts)) json["num_experts"] = first.experts;
     json["router_type"] = first.router;
     if (first.top_k > 0) json["top_k"] = first.top_k;
     if (first.temperature != 1) json["router_temperature"] = first.temperature;
@@ -179,7 +202,59 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
     if (first.weights != "renormalised") json["router_weights"] = first.weights;
     if (first.noise != "none") json["router_noise"] = first.noise;
     if (first.noise == "fixed") json["router_noise_scale"] = first.noise_scale;
+  } else if (format == Format::mola) {  // MoLA itself neither writes nor reads top_k
+    json["top_k"] = alike(top_k) ? nlohmann::json(top_k.front())
+                                 : per_layer(modules, "top_k", [&](std::size_t m) { return all[m].top_k; });
+  } else if (format == Format::moe_peft) {
+    if (!alike(experts) || !alike(top_k))
+      cannot_hold(format, modules.front(), "experts or top_k that differ");
+    json["num_experts"] = experts.front();
+    json["routing_strategy"] = router == "top_k" ? "mola" : "loramoe";
+    if (router == "top_k") json["top_k"] = top_k.front();
+  } else {
+    json["lora_nums"] = experts.front();
   }
+}
+
+/// The config of a set: what is in `base`, with everything that the set decides set anew.
+template <Scalar S>
+nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann::json& base) {
+  nlohmann::json json = base.is_object() ? base : nlohmann::json::object();
+  const nlohmann::json before = json.value("peft_type", nlohmann::json());
+  for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias",
+                          "lora_dropout", "lora_dropout_per_expert", "num_experts", "lora_nums", "top_k",
+                          "router_type", "router_temperature", "router_jitter", "router_weights",
+                          "router_noise", "router_noise_scale", "routing_strategy", "peft_type"})
+    json.erase(key);
+  const std::vector<Described> all = describe(set);
+  std::vector<std::string> modules;
+  for (const auto& entry : set.entries()) modules.push_back(entry.name);
+  const auto parameters = json.find("target_parameters");
+  expect_holds(format, modules, all, parameters != json.end() && !parameters->empty());
+  const auto keep = [&](const char* key, nlohmann::json value) {
+    if (!json.contains(key)) json[key] = std::move(value);
+  };
+  for (const char* key : {"base_model_name_or_path", "task_type", "modules_to_save"}) keep(key, nullptr);
+  keep("inference_mode", true);
+  if (format == Format::moe_peft && !json.contains("target_modules")) {
+    std::set<std::string> projections;
+    for (const std::string& module : modules) projections.insert(module.substr(module.rfind('.') + 1));
+    json["target_modules"] = projections;
+  }
+  keep("target_modules", modules);
+  const bool vectors = all.front().vectors;
+  if (vectors && format == Format::peft) keep("feedforward_modules", nlohmann::json::array());
+  if (!vectors) set_lora(json, format, modules, all);
+  if (format != Format::peft) set_mixture(json, format, modules, all);
+  const bool top_k = json.value("routing_strategy", "") == "mola";
+  json["peft_type"] = format == Format::mixture    ? (vectors ? "MOV" : "MOLORA")
+                      : format == Format::moe_peft ? (top_k ? "MOLA" : "LORAMOE")
+                                                   : (vectors ? "IA3" : "LORA");
+  if (json["peft_type"] != before)  // what another program trains with
+    for (const char* key :
+         {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "act_fn", "router_loss",
+          "router_aux_loss_coef", "router_init_range", "router_z_loss_coef", "jitter_noise"})
+      json.erase(key);
   return json;
 }
 

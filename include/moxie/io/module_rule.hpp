@@ -6,8 +6,8 @@
 
 namespace moxie::inline MOXIE_ABI::io::detail {
 
-/// Steps that the matching of one load may take; far above what adapters need, a second or two.
-inline constexpr std::uint64_t most_steps = std::uint64_t{1} << 28;
+/// Steps that the matching of one load may take; far above what adapters need, about a second.
+inline constexpr std::uint64_t most_steps = std::uint64_t{1} << 26;
 
 /// The modules that a config means by a list of names or by one regular expression.
 struct ModuleRule {
@@ -27,6 +27,15 @@ struct ModuleRule {
 inline bool names_module(std::string_view module, std::string_view name) {
   if (module.size() < name.size() || module.substr(module.size() - name.size()) != name) return false;
   return module.size() == name.size() || module[module.size() - name.size() - 1] == '.';
+}
+
+/// The module that a wrapper of PEFT's stands for: every further parameter of one module puts a wrapper
+/// around the others, whose path then ends in ".base_layer".
+inline std::string_view unwrapped(std::string_view module) {
+  constexpr std::string_view wrapper = ".base_layer";
+  while (module.size() > wrapper.size() && module.substr(module.size() - wrapper.size()) == wrapper)
+    module.remove_suffix(wrapper.size());
+  return module;
 }
 
 /// Asks rules about modules, with one budget of steps for all.
@@ -136,7 +145,9 @@ inline Index layer_of(std::string_view module, const std::vector<Pattern>& patte
     const std::string_view digits = module.substr(before + 1, end - before - 1);
     Index layer = -1;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
-    const bool number = error == std::errc() && stop == digits.data() + digits.size() && digits[0] != '-';
+    constexpr Index most_layers = 1 << 24;
+    const bool number = error == std::errc() && stop == digits.data() + digits.size() && layer >= 0 &&
+                        layer < most_layers && digits[0] != '-';
     if (number) {
       const std::string_view path = module.substr(0, before);
       if (any && path.find('.') != std::string_view::npos) return layer;

@@ -29,7 +29,7 @@ struct LoadOptions {
   /// refused: what is no adapter, options that are not built, NaN, and a load that would take nothing.
   bool lenient = false;
   bool narrow = false;       ///< allows F64 to be rounded to float
-  std::string adapter = {};  /// the sub-folder in which PEFT saves an adapter not named "default"
+  std::string adapter = {};  ///< the sub-folder in which PEFT saves an adapter not named "default"
   /// Chosen experts per token where the file does not say: one number, or one per layer. Empty: MoLA's 2.
   std::vector<Index> top_k = {};
 };

@@ -1,0 +1,817 @@
+// SPDX-License-Identifier: MIT
+// IA3 and the mixtures, in the names and shapes of each one's official code: what they compute, how they come
+// back, and what is refused. The sums here are written from the formulas, over the tensors as they lie on
+// disk.
+#include "support/catch.hpp"
+
+#include "io/disk.hpp"
+
+using namespace moxie;
+using namespace moxie::io;
+using namespace moxie::test;
+
+namespace {
+
+using nlohmann::json;
+using Numbers = std::vector<double>;
+
+const std::string prefix = "base_model.model.";
+
+template <class S>
+Loaded<S> load_disk(const Disk& disk, const LoadOptions& options = {}) {
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  return load<S>(folder.path, options);
+}
+
+template <class S>
+void check_round_trip(const Loaded<S>& loaded, const Disk& disk, const LoadOptions& options = {}) {
+  const TemporaryFolder folder, second;
+  save(loaded.set, folder.path, loaded.info);
+  const Loaded<S> again = load<S>(folder.path, options);
+  CHECK((bits(again.set) == bits(loaded.set)));
+  REQUIRE(again.set.modules() == loaded.set.modules());
+  for (std::size_t m = 0; m < loaded.set.entries().size(); ++m) {
+    const auto &a = loaded.set.entries()[m], &b = again.set.entries()[m];
+    CHECK((a.name == b.name && a.method == b.method && a.adapter.index() == b.adapter.index()));
+  }
+  save(again.set, second.path, again.info);
+  for (const std::string_view file : {config_name, tensors_name})
+    CHECK((content(second.path / file) == content(folder.path / file)));
+  // The same names, shapes and numbers as the official code's.
+  const TensorFile file = TensorFile::read(folder.path / tensors_name);
+  CHECK(file.tensors().size() == disk.tensors.size());
+  for (const auto& [name, t] : disk.tensors) {
+    INFO(name);
+    const TensorInfo* const found = file.find(name);
+    REQUIRE(found != nullptr);
+    CHECK(found->shape == t.shape);
+    Numbers values(t.values.size());
+    file.load(*found, std::span<double>(values));
+    CHECK(values == t.values);
+  }
+  auto target = loaded.set;
+  Rng(77).fill(target.theta(), -1, 1);
+  CHECK(load_into(target, folder.path, options).clean());
+  CHECK((bits(target) == bits(loaded.set)));
+}
+
+json common(const char* type, json targets) {
+  return {{"peft_type", type},          {"base_model_name_or_path", "some/base"},
+          {"task_type", "CAUSAL_LM"},   {"inference_mode", true},
+          {"modules_to_save", nullptr}, {"target_modules", std::move(targets)}};
+}
+
+Disk ia3_disk() {
+  Disk disk;
+  disk.config = common("IA3", {"k_proj", "v_proj", "down_proj"});
+  disk.config["feedforward_modules"] = {"down_proj"};
+  disk.config["fan_in_fan_out"] = false;
+  disk.config["init_ia3_weights"] = true;
+  for (const std::string layer : {"0", "1"}) {
+    disk.add(prefix + "model.layers." + layer + ".self_attn.k_proj.ia3_l", {6, 1});
+    disk.add(prefix + "model.layers." + layer + ".self_attn.v_proj.ia3_l", {8, 1});
+    disk.add(prefix + "model.layers." + layer + ".mlp.down_proj.ia3_l", {1, 12});
+  }
+  return disk;
+}
+
+/// Layers of 2, 4 experts, ranks 3 and 2, as MoLA's fork saves them.
+Disk mola_disk() {
+  Disk disk;
+  disk.config = common("LORA", {"q_proj", "down_proj"});
+  disk.config.update({{"r", {3, 2}},
+                      {"lora_alpha", 6},
+                      {"lora_dropout", 0.05},
+                      {"bias", "none"},
+                      {"fan_in_fan_out", false}});
+  const Index experts[] = {2, 4}, rank[] = {3, 2};
+  for (std::size_t l = 0; l < 2; ++l)
+    for (const std::string projection : {"self_attn.q_proj", "mlp.down_proj"}) {
+      const std::string module = prefix + "model.layers." + std::to_string(l) + "." + projection;
+      for (Index e = 0; e < experts[l]; ++e) {
+        disk.add(module + ".lora_A_" + std::to_string(e) + ".weight", {rank[l], 12});
+        disk.add(module + ".lora_B_" + std::to_string(e) + ".weight", {10, rank[l]});
+      }
+      disk.add(module + ".router.router.weight", {experts[l], 12});
+    }
+  return disk;
+}
+
+/// LoRAMoE's fork, or HydraLoRA's, which has one A.
+Disk loramoe_disk(bool hydra) {
+  Disk disk;
+  disk.config = common("LORA", {"gate_proj", "up_proj"});
+  disk.config.update({{"r", 4},
+                      {"lora_alpha", 32},
+                      {"lora_dropout", 0.05},
+                      {"lora_nums", 3},
+                      {"bias", "none"},
+                      {"enable_lora", nullptr},
+                      {"fan_in_fan_out", false},
+                      {"merge_weights", false}});
+  if (!hydra) disk.config.update({{"blc_alpha", 0.1}, {"blc_weight", 0.1}});
+  for (const std::string projection : {"gate_proj", "up_proj"}) {
+    const std::string module = prefix + "model.layers.0.mlp." + projection;
+    disk.add(module + ".lora_route.weight", {3, 12});
+    if (hydra) disk.add(module + ".lora_A.weight", {4, 12});
+    for (const std::string e : {"0", "1", "2"}) {
+      if (!hydra) disk.add(module + ".lora_A" + e + ".weight", {4, 12});
+      disk.add(module + ".lora_B" + e + ".weight", {10, 4});
+    }
+  }
+  return disk;
+}
+
+/// MoE-PEFT's export of `mola`, or of `loramoe`, whose attention has plain LoRA.
+Disk moe_peft_disk(bool mola) {
+  Disk disk;
+  const std::string root = mola ? "mola" : "loramoe";
+  disk.config = common(mola ? "MOLA" : "LORAMOE", {"q_proj", "up_proj"});
+  disk.config.update({{"r", 3},
+                      {"lora_alpha", 6},
+                      {"lora_dropout", 0.05},
+                      {"bias", "none"},
+                      {"use_rslora", false},
+                      {"use_dora", false},
+                      {"routing_strategy", root},
+                      {"num_experts", 4}});
+  if (mola) disk.config["top_k"] = 3;
+  for (const std::string projection : {"self_attn.q_proj", "mlp.up_proj"}) {
+    const std::string module = root + ".layers.0." + projection;
+    if (!mola && projection == "self_attn.q_proj") {
+      disk.add(module + ".lora_A.weight", {3, 12});
+      disk.add(module + ".lora_B.weight", {10, 3});
+      continue;
+    }
+    disk.add(module + ".moe_gate.weight", {4, 12});
+    for (const std::string e : {"0", "1", "2", "3"}) {
+      disk.add(module + ".experts." + e + ".lora_A.weight", {3, 12});
+      disk.add(module + ".experts." + e + ".lora_B.weight", {10, 3});
+    }
+  }
+  return disk;
+}
+
+/// Our own: MoLoRA whose experts have ranks 2 and 5.
+Disk molora_disk() {
+  Disk disk;
+  disk.config = common("MOLORA", {"q", "v"});
+  disk.config.update({{"r", {2, 5}},
+                      {"lora_alpha", {4, 7.5}},
+                      {"lora_dropout", 0},
+                      {"use_rslora", false},
+                      {"lora_bias", false},
+                      {"bias", "none"},
+                      {"fan_in_fan_out", false},
+                      {"num_experts", 2},
+                      {"router_type", "soft"},
+                      {"rank_pattern", json::object()},
+                      {"alpha_pattern", json::object()}});
+  for (const std::string name : {"q", "v"}) {
+    const std::string module = prefix + "layers.0." + name;
+    disk.add(module + ".router.weight", {2, 12});
+    for (const auto& [e, rank] : {std::pair{"0", Index{2}}, std::pair{"1", Index{5}}}) {
+      disk.add(module + ".lora_A." + e + ".weight", {rank, 12});
+      disk.add(module + ".lora_B." + e + ".weight", {10, rank});
+    }
+  }
+  return disk;
+}
+
+/// Our own: MoV over 3 heads on keys, over the whole activation in the block between.
+Disk mov_disk() {
+  Disk disk;
+  disk.config = common("MOV", {"k", "mlp"});
+  disk.config.update({{"num_experts", 5}, {"router_type", "soft"}});
+  disk.add(prefix + "layers.0.k.ia3_l", {3, 5, 4});
+  disk.add(prefix + "layers.0.k.router.weight", {5, 4});
+  disk.add(prefix + "layers.0.mlp.ia3_l", {5, 12});
+  disk.add(prefix + "layers.0.mlp.router.weight", {5, 12});
+  return disk;
+}
+
+/// sum over e of w_e scale_e B_e A_e x; `%` in the names stands for e.
+Numbers mixture(const Disk& disk, std::string a, std::string b, const Numbers& weights,
+                const Numbers& scales) {
+  const Numbers x = some_input(12);
+  Numbers y(10, 0);
+  for (std::size_t e = 0; e < weights.size(); ++e) {
+    const auto named = [&](std::string name) {
+      if (const std::size_t at = name.find('%'); at != std::string::npos)
+        name.replace(at, 1, std::to_string(e));
+      return name;
+    };
+    const Numbers delta = lora_delta(disk[named(a)], disk[named(b)], x);
+    for (std::size_t o = 0; o < y.size(); ++o)
+      y[o] += weights[e] * scales[scales.size() == 1 ? 0 : e] * delta[o];
+  }
+  return y;
+}
+/// The k largest of a softmax, over their sum.
+Numbers top_k(Numbers p, std::size_t k) {
+  Numbers sorted = p;
+  std::sort(sorted.rbegin(), sorted.rend());
+  double sum = 0;
+  for (double& v : p) sum += v = v >= sorted[k - 1] ? v : 0;
+  for (double& v : p) v /= sum;
+  return p;
+}
+
+}  // namespace
+
+TEST_CASE("an IA3 folder scales outputs, and the input of its feedforward modules", "[io]") {
+  const Disk disk = ia3_disk();
+  const auto loaded = load_disk<float>(disk);
+  REQUIRE(loaded.set.modules() == 6);
+  for (const auto& [module, d] : {std::pair{"model.layers.0.self_attn.v_proj", Index{8}},
+                                  std::pair{"model.layers.1.mlp.down_proj", Index{12}}}) {
+    const Numbers x = some_input(d);
+    Numbers wanted = disk[prefix + module + ".ia3_l"].values;
+    for (std::size_t i = 0; i < x.size(); ++i) wanted[i] *= x[i];
+    CHECK(near(run_module(loaded.set, module, x), wanted));
+    CHECK(loaded.set.entry(loaded.set.find(module)).method == Method::ia3);
+  }
+  check_round_trip(loaded, disk);
+
+  Disk by_expression = disk;
+  by_expression.config["feedforward_modules"] = R"(.*\.mlp\..*)";
+  check_round_trip(load_disk<double>(by_expression), by_expression);
+  Disk none = disk;  // all vectors on outputs, as for models whose projections have no feedforward modules
+  none.config["feedforward_modules"] = nullptr;
+  none.add(prefix + "model.layers.0.mlp.down_proj.ia3_l", {12, 1});
+  none.add(prefix + "model.layers.1.mlp.down_proj.ia3_l", {12, 1});
+  check_round_trip(load_disk<float>(none), none);
+}
+
+TEST_CASE("the catalogue for IA3", "[io]") {
+  const std::string k0 = prefix + "model.layers.0.self_attn.k_proj.ia3_l",
+                    down = prefix + "model.layers.0.mlp.down_proj.ia3_l";
+  check_refused(
+      ia3_disk(),
+      {
+          {105,
+           "a feedforward vector that stands",
+           [=](Disk& d) {
+             d.add(down, {12, 1});
+           },
+           Code::config_mismatch,
+           {"feedforward_modules"}},
+          {105, "an output's vector that lies",
+           [=](Disk& d) {
+             d.add(k0, {1, 6});
+           },
+           Code::config_mismatch},
+          {105, "feedforward_modules are of others",
+           [](Disk& d) { d.config["feedforward_modules"] = {"k_proj"}; }, Code::config_mismatch},
+          {105, "one dimension", [=](Disk& d) { d.add(k0, {6}); }, Code::shape_mismatch},
+          {105, "a convolution's",
+           [=](Disk& d) {
+             d.add(k0, {1, 6, 1, 1});
+           },
+           Code::shape_mismatch},
+          {105, "a matrix",
+           [=](Disk& d) {
+             d.add(k0, {6, 2});
+           },
+           Code::shape_mismatch},
+          {105, "empty",
+           [=](Disk& d) {
+             d.add(k0, {0, 1});
+           },
+           Code::shape_mismatch},
+          {121, "LoRA's tensors",
+           [=](Disk& d) {
+             d.add(prefix + "k_proj.lora_A.weight", {2, 2});
+           },
+           Code::adapter_kind},
+          {89, "a router",
+           [=](Disk& d) {
+             d.add(prefix + "model.layers.0.self_attn.k_proj.router.weight", {2, 6});
+           },
+           Code::unexpected_tensor},
+          {115, "LoRA's keys", [](Disk& d) { d.config["r"] = 8; }, Code::unknown_config_key, {"'r'"}},
+          {123, "no targets", [](Disk& d) { d.config["target_modules"] = nullptr; }, Code::nothing_matched},
+          {120, "feedforward_modules", [](Disk& d) { d.config["feedforward_modules"] = "(*"; },
+           Code::pattern_syntax},
+          {116, "feedforward_modules", [](Disk& d) { d.config["feedforward_modules"] = 3; },
+           Code::config_type},
+      });
+  const TemporaryFolder folder;
+  ia3_disk().write(folder.path);
+  auto set = load<float>(folder.path).set;
+  AdapterSet<float> other;
+  for (const auto& entry : set.entries()) other.add(entry.name, ia3<float>({.features = 6}));
+  other.init(1);
+  const std::string before = bits(other);
+  refused([&] { load_into(other, folder.path); }, Code::shape_mismatch, {"features 8", "wanted 6"});
+  CHECK((bits(other) == before));
+}
+
+TEST_CASE("MoLA's own folder: experts and ranks per layer, the top 2 renormalised", "[io]") {
+  const Disk disk = mola_disk();
+  const auto loaded = load_disk<float>(disk);
+  REQUIRE(loaded.set.modules() == 4);
+  CHECK(loaded.info.format == Format::mola);
+  for (const std::size_t l : {0u, 1u}) {
+    const std::string module = "model.layers." + std::to_string(l) + ".mlp.down_proj";
+    const Numbers w =
+        top_k(softmax(logits(disk[prefix + module + ".router.router.weight"], some_input(12))), 2);
+    CHECK(near(run_module(loaded.set, module, some_input(12)),
+               mixture(disk, prefix + module + ".lora_A_%.weight", prefix + module + ".lora_B_%.weight", w,
+                       {l == 0 ? 2.0 : 3.0})));
+    const auto& entry = loaded.set.entry(loaded.set.find(module));
+    CHECK(entry.method == Method::mola);
+    CHECK(std::get<MoLA<float>>(entry.adapter).experts().experts() == (l == 0 ? 2 : 4));
+    CHECK(std::get<MoLA<float>>(entry.adapter).experts().config().mask == DropoutMask::shared);
+  }
+  check_round_trip(loaded, disk);
+
+  // The file does not say k: another one is the caller's, and comes back from our own save.
+  const auto other = load_disk<float>(disk, {.top_k = {2, 3}});
+  CHECK(std::get<MoLA<float>>(other.set.entries()[3].adapter).router().config().k == 3);
+  check_round_trip(other, disk);
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  auto target = other.set;
+  CHECK(load_into(target, folder.path).clean());  // a set's own k stands where the file says none
+  refused([&] { load_disk<float>(disk, {.top_k = {3}}); }, Code::config_range, {"top_k", "2 experts"});
+  refused([&] { load_disk<float>(disk, {.top_k = {1, 1, 1}}); }, Code::config_range);
+}
+
+TEST_CASE("the catalogue for mixtures of numbered experts", "[io]") {
+  const std::string q1 = prefix + "model.layers.1.self_attn.q_proj";
+  const auto rename = [q1](Disk& d, const std::string& from, const std::string& to) {
+    for (const std::string part : {".lora_A_", ".lora_B_"}) {
+      d.tensors[q1 + part + to + ".weight"] = d[q1 + part + from + ".weight"];
+      d.tensors.erase(q1 + part + from + ".weight");
+    }
+  };
+  std::vector<BadAdapter> bad{
+      {88,
+       "no B of an expert",
+       [=](Disk& d) { d.tensors.erase(q1 + ".lora_B_2.weight"); },
+       Code::missing_tensor,
+       {"expert 2"}},
+      {88,
+       "no A of an expert",
+       [=](Disk& d) { d.tensors.erase(q1 + ".lora_A_0.weight"); },
+       Code::missing_tensor,
+       {"expert 0"}},
+      {92, "an expert's rank",
+       [=](Disk& d) {
+         d.add(q1 + ".lora_A_2.weight", {3, 12});
+       },
+       Code::rank_mismatch},
+      {93, "an expert's width",
+       [=](Disk& d) {
+         d.add(q1 + ".lora_A_2.weight", {2, 11});
+       },
+       Code::shape_mismatch},
+      {93, "an expert's out",
+       [=](Disk& d) {
+         d.add(q1 + ".lora_B_2.weight", {9, 2});
+       },
+       Code::shape_mismatch},
+      {102,
+       "a router of another number",
+       [=](Disk& d) {
+         d.add(q1 + ".router.router.weight", {3, 12});
+       },
+       Code::shape_mismatch,
+       {"[3, 12]", "[4, 12]"}},
+      {102, "a router of another width",
+       [=](Disk& d) {
+         d.add(q1 + ".router.router.weight", {4, 13});
+       },
+       Code::shape_mismatch},
+      {102,
+       "a router transposed",
+       [=](Disk& d) {
+         d.add(q1 + ".router.router.weight", {12, 4});
+       },
+       Code::shape_mismatch,
+       {"transposed"}},
+      {102,
+       "no router",
+       [=](Disk& d) { d.tensors.erase(q1 + ".router.router.weight"); },
+       Code::missing_tensor,
+       {"router"}},
+      {103, "ranks of fewer layers", [](Disk& d) { d.config["r"] = {3}; }, Code::rank_mismatch},
+      {103,
+       "ranks of more layers",
+       [](Disk& d) {
+         d.config["r"] = {3, 2, 2};
+       },
+       Code::config_range,
+       {"3 layers"}},
+      {103, "a layer of rank 0",
+       [](Disk& d) {
+         d.config["r"] = {3, 0};
+       },
+       Code::config_range},
+      {103, "no ranks", [](Disk& d) { d.config["r"] = json::array(); }, Code::config_range},
+      {103, "ranks that are texts",
+       [](Disk& d) {
+         d.config["r"] = {"3", "2"};
+       },
+       Code::config_type},
+      {124, "top_k of more than the experts", [](Disk& d) { d.config["top_k"] = 3; }, Code::config_range},
+      {124, "top_k 0", [](Disk& d) { d.config["top_k"] = 0; }, Code::config_range},
+      {124, "top_k of a list",
+       [](Disk& d) {
+         d.config["top_k"] = {2, 2, 2};
+       },
+       Code::config_range},
+      {100,
+       "an expert is left out",
+       [=](Disk& d) { rename(d, "3", "4"); },
+       Code::expert_index,
+       {"0, 1, 2, 4"}},
+      {100,
+       "another number than the config's",
+       [](Disk& d) { d.config["num_experts"] = 4; },
+       Code::expert_index,
+       {"2 experts", "4"}},
+  };
+  for (const char* id : {"-1", "007", "01", "1e1", "99999999999", "99999999999999999999", "3x"})
+    bad.push_back({100, id, [=](Disk& d) { rename(d, "3", id); }, Code::expert_index, {}});
+  bad.push_back({100, "no number at all", [=](Disk& d) { rename(d, "3", "x"); }, Code::shape_mismatch});
+  bad.push_back({101, "an alias of another's number",
+                 [=](Disk& d) { d.tensors[q1 + ".lora_A_01.weight"] = d[q1 + ".lora_A_1.weight"]; },
+                 Code::expert_index});
+  check_refused(mola_disk(), bad);
+}
+
+TEST_CASE("LoRAMoE's own folder: a soft mixture", "[io]") {
+  const Disk disk = loramoe_disk(false);
+  const auto loaded = load_disk<float>(disk);
+  CHECK(loaded.info.format == Format::loramoe);
+  const std::string module = "model.layers.0.mlp.up_proj";
+  const Numbers w = softmax(logits(disk[prefix + module + ".lora_route.weight"], some_input(12)));
+  CHECK(
+      near(run_module(loaded.set, module, some_input(12)),
+           mixture(disk, prefix + module + ".lora_A%.weight", prefix + module + ".lora_B%.weight", w, {8})));
+  const auto& entry = loaded.set.entries()[0];
+  CHECK(entry.method == Method::loramoe);
+  CHECK(std::get<LoRAMoE<float>>(entry.adapter).experts().config().mask == DropoutMask::per_expert);
+  CHECK(loaded.info.config["blc_weight"] == 0.1);
+  check_round_trip(loaded, disk);
+  check_refused(
+      disk,
+      {
+          {100, "lora_nums", [](Disk& d) { d.config["lora_nums"] = 4; }, Code::expert_index, {"3", "4"}},
+          {124, "lora_nums 0", [](Disk& d) { d.config["lora_nums"] = 0; }, Code::config_range},
+          {124, "lora_nums a text", [](Disk& d) { d.config["lora_nums"] = "3"; }, Code::config_type},
+          {127, "blc_alpha negative", [](Disk& d) { d.config["blc_alpha"] = -0.1; }, Code::config_range},
+          {127, "blc_weight a text", [](Disk& d) { d.config["blc_weight"] = "x"; }, Code::config_type},
+          {102, "no router", [=](Disk& d) { d.tensors.erase(prefix + module + ".lora_route.weight"); },
+           Code::missing_tensor},
+          {122, "fused projections",
+           [](Disk& d) {
+             d.config["enable_lora"] = {true, false};
+           },
+           Code::unsupported_option},
+          {119, "ranks in a list",
+           [](Disk& d) {
+             d.config["r"] = {4, 4};
+           },
+           Code::config_type},
+      });
+  Disk inferred = disk;  // the config need not say how many
+  inferred.config.erase("lora_nums");
+  CHECK((bits(load_disk<float>(inferred).set) == bits(loaded.set)));
+}
+
+TEST_CASE("HydraLoRA's own folder: one A for all experts", "[io]") {
+  const Disk disk = loramoe_disk(true);
+  const auto loaded = load_disk<float>(disk);
+  CHECK(loaded.info.format == Format::hydralora);
+  const std::string module = "model.layers.0.mlp.up_proj";
+  const Numbers w = softmax(logits(disk[prefix + module + ".lora_route.weight"], some_input(12)));
+  CHECK(near(run_module(loaded.set, module, some_input(12)),
+             mixture(disk, prefix + module + ".lora_A.weight", prefix + module + ".lora_B%.weight", w, {8})));
+  CHECK(loaded.set.entries()[0].method == Method::hydralora);
+  check_round_trip(loaded, disk);
+  check_refused(
+      disk, {
+                {88,
+                 "no A",
+                 [=](Disk& d) { d.tensors.erase(prefix + module + ".lora_A.weight"); },
+                 Code::missing_tensor,
+                 {"A"}},
+                {88, "no B of an expert",
+                 [=](Disk& d) { d.tensors.erase(prefix + module + ".lora_B0.weight"); }, Code::expert_index},
+                {88, "no B of the last expert",
+                 [=](Disk& d) { d.tensors.erase(prefix + module + ".lora_B2.weight"); }, Code::expert_index},
+                {92, "rank of A",
+                 [=](Disk& d) {
+                   d.add(prefix + module + ".lora_A.weight", {3, 12});
+                 },
+                 Code::rank_mismatch},
+                {92, "rank of a B",
+                 [=](Disk& d) {
+                   d.add(prefix + module + ".lora_B1.weight", {10, 3});
+                 },
+                 Code::rank_mismatch},
+                {93, "out of a B",
+                 [=](Disk& d) {
+                   d.add(prefix + module + ".lora_B1.weight", {9, 4});
+                 },
+                 Code::shape_mismatch},
+                {102, "no router", [=](Disk& d) { d.tensors.erase(prefix + module + ".lora_route.weight"); },
+                 Code::missing_tensor},
+                {100, "lora_nums", [](Disk& d) { d.config["lora_nums"] = 2; }, Code::expert_index},
+            });
+  AdapterSet<float> set;  // of the same names and sizes, but each expert with its A
+  for (const auto& entry : loaded.set.entries())
+    set.add(entry.name, loramoe<float>({.in = 12, .out = 10, .experts = 3}));
+  set.init(1);
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  const std::string before = bits(set);
+  refused([&] { load_into(set, folder.path); }, Code::adapter_kind);
+  CHECK((bits(set) == before));
+}
+
+TEST_CASE("MoE-PEFT's mola and loramoe", "[io]") {
+  const Disk mola = moe_peft_disk(true);
+  const auto loaded = load_disk<float>(mola);
+  CHECK(loaded.info.format == Format::moe_peft);
+  const std::string q = "model.layers.0.self_attn.q_proj", up = "model.layers.0.mlp.up_proj";
+  const Numbers w =
+      top_k(softmax(logits(mola["mola.layers.0.mlp.up_proj.moe_gate.weight"], some_input(12))), 3);
+  const std::string experts = ".layers.0.mlp.up_proj.experts.%.";
+  CHECK(near(run_module(loaded.set, up, some_input(12)),
+             mixture(mola, "mola" + experts + "lora_A.weight", "mola" + experts + "lora_B.weight", w, {2})));
+  check_round_trip(loaded, mola);
+
+  Disk loramoe = moe_peft_disk(false);
+  const auto soft = load_disk<float>(loramoe);
+  const Numbers all =
+      softmax(logits(loramoe["loramoe.layers.0.mlp.up_proj.moe_gate.weight"], some_input(12)));
+  CHECK(near(run_module(soft.set, up, some_input(12)),
+             mixture(loramoe, "loramoe" + experts + "lora_A.weight", "loramoe" + experts + "lora_B.weight",
+                     all, {2})));
+  const std::string plain = "loramoe.layers.0.self_attn.q_proj.lora_";
+  CHECK(near(run_module(soft.set, q, some_input(12)),
+             mixture(loramoe, plain + "A.weight", plain + "B.weight", {1}, {2})));
+  check_round_trip(soft, loramoe);
+  loramoe.add("classifier", {2, 12});
+  CHECK(load_disk<float>(loramoe).info.kept.size() == 1);
+
+  check_refused(
+      mola,
+      {
+          {122,
+           "whole feed-forward experts",
+           [](Disk& d) { d.config["peft_type"] = "MIXLORA"; },
+           Code::unsupported_option,
+           {"MIXLORA"}},
+          {122,
+           "experts of their own options",
+           [](Disk& d) {
+             d.config["expert_lora"] = {{"r", 4}};
+           },
+           Code::unsupported_option,
+           {"expert_lora"}},
+          {122, "top_p", [](Disk& d) { d.config["top_p"] = 0.8; }, Code::unsupported_option, {"top_p"}},
+          {122, "use_dora", [](Disk& d) { d.config["use_dora"] = true; }, Code::unsupported_option},
+          {125, "another strategy", [](Disk& d) { d.config["routing_strategy"] = "mixlora"; },
+           Code::config_mismatch},
+          {125, "the other's strategy", [](Disk& d) { d.config["routing_strategy"] = "loramoe"; },
+           Code::config_mismatch},
+          {125, "temperature 0", [](Disk& d) { d.config["temperature"] = 0; }, Code::config_range},
+          {125, "temperature 2", [](Disk& d) { d.config["temperature"] = 2; }, Code::unsupported_option},
+          {124, "top_k 5", [](Disk& d) { d.config["top_k"] = 5; }, Code::config_range},
+          {124, "num_experts 0", [](Disk& d) { d.config["num_experts"] = 0; }, Code::config_range},
+          {124, "num_experts -1", [](Disk& d) { d.config["num_experts"] = -1; }, Code::config_range},
+          {124, "num_experts 2^31", [](Disk& d) { d.config["num_experts"] = std::int64_t{1} << 31; },
+           Code::config_range},
+          {100, "num_experts 5", [](Disk& d) { d.config["num_experts"] = 5; }, Code::expert_index},
+          {102, "no gate", [](Disk& d) { d.tensors.erase("mola.layers.0.mlp.up_proj.moe_gate.weight"); },
+           Code::missing_tensor},
+          {127, "router_aux_loss_coef", [](Disk& d) { d.config["router_aux_loss_coef"] = -1; },
+           Code::config_range},
+          {90,
+           "PEFT's prefix",
+           [](Disk& d) {
+             Disk o = d;
+             o.tensors.clear();
+             for (auto& [n, t] : d.tensors) o.tensors[prefix + n] = t;
+             d = o;
+           },
+           Code::nothing_matched,
+           {"mola."}},
+      });
+}
+
+TEST_CASE("our own MoLoRA: experts of different ranks and scales", "[io]") {
+  const Disk disk = molora_disk();
+  const auto loaded = load_disk<float>(disk);
+  CHECK(loaded.info.format == Format::mixture);
+  const std::string module = "layers.0.v";
+  const Numbers w = softmax(logits(disk[prefix + module + ".router.weight"], some_input(12)));
+  CHECK(near(run_module(loaded.set, module, some_input(12)),
+             mixture(disk, prefix + module + ".lora_A.%.weight", prefix + module + ".lora_B.%.weight", w,
+                     {2, 1.5})));
+  CHECK(loaded.set.entries()[0].method == Method::molora);
+  check_round_trip(loaded, disk);
+  check_refused(
+      disk,
+      {
+          {92, "ranks in another order",
+           [](Disk& d) {
+             d.config["r"] = {5, 2};
+           },
+           Code::rank_mismatch},
+          {116, "ranks of three experts",
+           [](Disk& d) {
+             d.config["r"] = {2, 5, 5};
+           },
+           Code::config_range},
+          {117, "alphas of three experts",
+           [](Disk& d) {
+             d.config["lora_alpha"] = {2, 5, 5};
+           },
+           Code::config_range},
+          {100, "num_experts", [](Disk& d) { d.config["num_experts"] = 3; }, Code::expert_index},
+          {102, "no router", [=](Disk& d) { d.tensors.erase(prefix + module + ".router.weight"); },
+           Code::missing_tensor},
+          {102,
+           "a router where none is",
+           [](Disk& d) { d.config["router_type"] = "uniform"; },
+           Code::unexpected_tensor,
+           {"router"}},
+          {102, "noise where none is",
+           [=](Disk& d) {
+             d.add(prefix + module + ".router_noise.weight", {2, 12});
+           },
+           Code::unexpected_tensor},
+          {125,
+           "an unknown router",
+           [](Disk& d) { d.config["router_type"] = "sigmoid"; },
+           Code::config_range,
+           {"sigmoid", "top_k"}},
+          {125, "temperature 0", [](Disk& d) { d.config["router_temperature"] = 0; }, Code::config_range},
+          {125, "temperature negative", [](Disk& d) { d.config["router_temperature"] = -1; },
+           Code::config_range},
+          {125, "temperature a text", [](Disk& d) { d.config["router_temperature"] = "1"; },
+           Code::config_type},
+          {125, "temperature too small for float", [](Disk& d) { d.config["router_temperature"] = 1e-300; },
+           Code::config_range},
+          {125, "jitter negative", [](Disk& d) { d.config["router_jitter"] = -0.1; }, Code::config_range},
+          {125, "jitter 1", [](Disk& d) { d.config["router_jitter"] = 1; }, Code::config_range},
+          {125, "weights unknown", [](Disk& d) { d.config["router_weights"] = "some"; }, Code::config_range},
+          {121, "IA3's vectors",
+           [](Disk& d) {
+             d.tensors.clear();
+             d.add(prefix + "layers.0.q.ia3_l", {2, 12});
+           },
+           Code::adapter_kind},
+      });
+}
+
+TEST_CASE("our own MoV: vectors per head or for the whole activation", "[io]") {
+  const Disk disk = mov_disk();
+  const auto loaded = load_disk<float>(disk);
+  const Numbers x = some_input(12);
+  const auto& l = disk[prefix + "layers.0.k.ia3_l"].values;
+  Numbers wanted(12, 0);
+  for (std::size_t h = 0; h < 3; ++h) {
+    const std::span<const double> head(x.data() + 4 * h, 4);
+    const Numbers p = softmax(logits(disk[prefix + "layers.0.k.router.weight"], head));
+    for (std::size_t i = 0; i < 4; ++i)
+      for (std::size_t e = 0; e < 5; ++e) wanted[4 * h + i] += head[i] * p[e] * l[(h * 5 + e) * 4 + i];
+  }
+  CHECK(near(run_module(loaded.set, "layers.0.k", x), wanted));
+  CHECK(loaded.set.entries()[0].method == Method::mov);
+  check_round_trip(loaded, disk);
+  check_refused(disk,
+                {
+                    {100, "num_experts", [](Disk& d) { d.config["num_experts"] = 4; }, Code::expert_index},
+                    {102, "a router of the whole activation over heads",
+                     [](Disk& d) {
+                       d.add(prefix + "layers.0.k.router.weight", {5, 12});
+                     },
+                     Code::shape_mismatch},
+                    {105, "one dimension", [](Disk& d) { d.add(prefix + "layers.0.k.ia3_l", {12}); },
+                     Code::shape_mismatch},
+                    {105, "no heads",
+                     [](Disk& d) {
+                       d.add(prefix + "layers.0.k.ia3_l", {0, 5, 4});
+                     },
+                     Code::shape_mismatch},
+                    {88, "no vectors", [](Disk& d) { d.tensors.erase(prefix + "layers.0.k.ia3_l"); },
+                     Code::missing_tensor},
+                    {121, "LoRA's tensors",
+                     [](Disk& d) {
+                       d.add(prefix + "layers.0.k.lora_A.0.weight", {2, 2});
+                     },
+                     Code::adapter_kind},
+                });
+}
+
+TEST_CASE("every kind of a set is saved and comes back in our own format", "[io]") {
+  const auto check = [](auto adapter) {
+    using S = typename decltype(adapter)::Scalar;
+    AdapterSet<S> set;
+    set.add("a.q", adapter);
+    set.add("b.q", adapter);
+    set.init(3);
+    Rng(4).fill(set.theta(), -1, 1);
+    const TemporaryFolder folder;
+    save(set, folder.path, {.format = Format::mixture});
+    const auto loaded = load<S>(folder.path);
+    CHECK((bits(loaded.set) == bits(set)));
+    CHECK(loaded.set.entries()[0].adapter.index() == set.entries()[0].adapter.index());
+    auto target = set;
+    target.init(9);
+    CHECK(load_into(target, folder.path).clean());
+    CHECK((bits(target) == bits(set)));
+  };
+  const LoraBank<double> bank({.in = 6,
+                               .out = 5,
+                               .experts = 3,
+                               .rank = 2,
+                               .bias = true,
+                               .dropout = 0.1,
+                               .mask = DropoutMask::per_expert});
+  const Ia3Bank<float> vectors({.features = 6, .heads = 2, .experts = 3});
+  check(MoeAdapter(LoraBank<double>({.in = 6, .out = 5}), UniformRouter<double>({.experts = 1})));
+  check(MoeAdapter(bank, SoftRouter<double>({.in = 6, .experts = 3, .temperature = 0.3, .jitter = 0.1})));
+  for (const TopKWeights weights :
+       {TopKWeights::renormalised, TopKWeights::masked, TopKWeights::softmax_of_chosen})
+    for (const RouterNoise noise : {RouterNoise::none, RouterNoise::fixed, RouterNoise::learned})
+      check(MoeAdapter(
+          bank,
+          TopKRouter<double>(
+              {.in = 6, .experts = 3, .k = 2, .weights = weights, .noise = noise, .noise_scale = 0.5})));
+  check(MoeAdapter(bank, GivenRouter<double>({.experts = 3})));
+  check(MoeAdapter(vectors, SoftRouter<float>({.in = 6, .experts = 3, .heads = 2})));
+  check(MoeAdapter(vectors, TopKRouter<float>({.in = 6, .experts = 3, .k = 1, .heads = 2})));
+  check(MoeAdapter(vectors, UniformRouter<float>({.experts = 3, .heads = 2})));
+  check(MoeAdapter(vectors, GivenRouter<float>({.experts = 3, .heads = 2})));
+  const TemporaryFolder folder;
+  AdapterSet<double> frozen;
+  frozen.add("q", MoeAdapter(bank, TopKRouter<double>({.in = 6, .experts = 3, .k = 2, .frozen = true})));
+  frozen.init(1);
+  refused([&] { save(frozen, folder.path); }, Code::unsupported_option, {"frozen"});
+}
+
+TEST_CASE("a set is written in the format of its method, and in others where they can hold it", "[io]") {
+  const auto saved_as = [](const auto& adapter, const char* name, std::optional<Format> format = {}) {
+    AdapterSet<float> set;
+    set.add(name, adapter);
+    set.init(1);
+    Rng(4).fill(set.theta(), -1, 1);
+    const TemporaryFolder folder;
+    save(set, folder.path, {.format = format});
+    const auto loaded = load<float>(folder.path);
+    CHECK((bits(loaded.set) == bits(set)));
+    return *loaded.info.format;
+  };
+  const char* const q = "model.layers.0.self_attn.q_proj";
+  const auto chosen = mola<float>({.in = 6, .out = 5, .experts = 4});
+  const auto soft = loramoe<float>({.in = 6, .out = 5});
+  CHECK(saved_as(lora<float>({.in = 6, .out = 5}), "q") == Format::peft);
+  CHECK(saved_as(ia3<float>({.features = 6}), "q") == Format::peft);
+  CHECK(saved_as(chosen, q) == Format::mola);
+  CHECK(saved_as(soft, q) == Format::loramoe);
+  CHECK(saved_as(molora<float>({.in = 6, .out = 5}), q) == Format::mixture);
+  CHECK(saved_as(mov<float>({.features = 6}), q) == Format::mixture);
+  CHECK(saved_as(chosen, q, Format::moe_peft) == Format::moe_peft);
+  CHECK(saved_as(soft, q, Format::moe_peft) == Format::moe_peft);
+  CHECK(saved_as(chosen, q, Format::mixture) == Format::mixture);
+  CHECK(saved_as(molora<float>({.in = 6, .out = 5}), q, Format::loramoe) == Format::loramoe);
+  const auto cannot = [&](const auto& adapter, const char* name, Format format) {
+    refused([&] { saved_as(adapter, name, format); }, Code::unsupported_option);
+  };
+  CHECK(saved_as(hydralora<float>({.in = 6, .out = 5}), q) == Format::hydralora);
+  for (const Format format : {Format::loramoe, Format::mixture, Format::moe_peft})
+    cannot(hydralora<float>({.in = 6, .out = 5}), q, format);
+  cannot(soft, q, Format::hydralora);
+  cannot(chosen, q, Format::loramoe);
+  cannot(soft, q, Format::mola);
+  cannot(soft, q, Format::peft);
+  cannot(chosen, "q", Format::mola);      // outside of the layers
+  cannot(chosen, "q", Format::moe_peft);  // whose names begin with "model."
+  cannot(mov<float>({.features = 6}), q, Format::mola);
+  cannot(lora<float>({.in = 6, .out = 5}), q, Format::loramoe);
+  cannot(lora<float>({.in = 6, .out = 5}), q, Format::moe_peft);
+}
+
+TEST_CASE("a folder of one format is written in another, with what its config says of the base", "[io]") {
+  Loaded<float> loaded = load_disk<float>(mola_disk());
+  const TemporaryFolder folder;
+  loaded.info.format = Format::mixture;
+  save(loaded.set, folder.path, loaded.info);
+  const auto again = load<float>(folder.path);
+  CHECK((bits(again.set) == bits(loaded.set)));
+  CHECK(again.info.config["base_model_name_or_path"] == "some/base");
+  loaded = load_disk<float>(loramoe_disk(false));
+  loaded.info.format = Format::moe_peft;
+  save(loaded.set, folder.path, loaded.info);
+  CHECK((bits(load<float>(folder.path).set) == bits(loaded.set)));
+  CHECK_FALSE(load<float>(folder.path).info.config.contains("blc_weight"));
+}

@@ -2,6 +2,7 @@
 // The main job: a frozen pretrained language model, mixture-of-experts adapters on its projections, several
 // real tasks to train them on, and a look at what each expert has learned.
 
+#include "finetune/checkpoint.hpp"
 #include "finetune/report.hpp"
 #include "finetune/trace.hpp"
 
@@ -34,7 +35,8 @@ moxie::Batch batch_of(const Job& job, const Options& o, const Rows& rows) {
 
 /// Trains theta, which is the adapters' parameters or, without adapters, the model's weights.
 template <class Hooks>
-void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, Findings& f) {
+void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, Checkpoint& checkpoint,
+           Findings& f) {
   constexpr bool adapted = !std::same_as<Hooks, llama::NoHooks>;
   const moxie::Schedule schedule{
       .peak = o.learning_rate,
@@ -42,21 +44,20 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
       .steps = static_cast<std::uint64_t>(o.steps),
       .decay = moxie::Decay::cosine,
       .floor = 0.05};
-  std::span<S> theta;
-  if constexpr (adapted)
-    theta = hooks.set().theta();
-  else
-    theta = job.model.weights;
+  const std::span<S> theta = checkpoint.theta();
+  const Index first = o.resume ? checkpoint.resume(optimiser, f) : 0;
+  if (!o.save.empty() && !o.resume) checkpoint.save(optimiser, f);  // shows at once whether that can be done
   std::vector<S> gradient(theta.size());
   llama::State<S> state;
   llama::Gradients<S> scratch;
   llama::Matrix<S> dlogits;
   Rows rows;
   Trace trace(theta);
-  examples::Progress progress(static_cast<long>(o.steps));
+  examples::Progress progress(static_cast<long>(o.steps), stderr, static_cast<long>(first));
+  // Nine looks in all, closer together at the start, where most happens.
   Index looked = 0;
-  for (Index step = 0; step < o.steps; ++step) {
-    // Nine looks in all, closer together at the start, where most happens.
+  while (first > o.steps * looked * looked / 64) ++looked;
+  for (Index step = first; step < o.steps; ++step) {
     if (o.report && step >= o.steps * looked * looked / 64) {
       watch(job, o, step, state, hooks, f.watch);
       while (step >= o.steps * looked * looked / 64) ++looked;
@@ -87,8 +88,10 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     f.seconds += seconds;
     progress.update(static_cast<long>(step) + 1, loss.mean(),
-                    static_cast<double>((step + 1) * o.rows * o.context), f.seconds);
+                    static_cast<double>(++f.steps * o.rows * o.context), f.seconds);
     if (!o.trace.empty()) trace.add(rows, loss.mean(), result.gradient_norm, schedule.at(number), seconds);
+    const bool due = step + 1 == o.steps || (o.save_every > 0 && (step + 1) % o.save_every == 0);
+    if (due && !o.save.empty()) checkpoint.save(optimiser, f);
   }
   progress.finish();
   if (o.report) watch(job, o, o.steps, state, hooks, f.watch);
@@ -149,20 +152,25 @@ void run(Options o) {
     for (Index layer = 0; layer < adapters->layers(); ++layer) experts.push_back(adapters->experts(layer));
     f.parameters = moxie::count_parameters(adapters->set(), job.model.layout.size());
   }
+  Checkpoint checkpoint(o, job, adapters ? &*adapters : nullptr);
   if (o.report) std::filesystem::create_directories(o.out);
 
   std::printf("%s\n%s\n", heading(o, experts).c_str(), moxie::parameter_line(f.parameters).c_str());
   std::fflush(stdout);
   if (o.report) f.before = evaluate_all(job, o, none);
   const moxie::AdamW<S>::Config adamw{.beta2 = 0.95, .weight_decay = 0};
+  if (!o.load.empty()) checkpoint.load();
   if (adapters) {
-    train(job, o, *adapters, moxie::AdamW<S>(adapters->set().groups(), adamw), f);
+    if (o.load.empty())
+      train(job, o, *adapters, moxie::AdamW<S>(adapters->set().groups(), adamw), checkpoint, f);
     if (o.report) f.after = evaluate_all(job, o, *adapters);
   } else {
-    train(job, o, none, moxie::AdamW<S>({{.name = "weights", .size = job.model.layout.size()}}, adamw), f);
+    if (o.load.empty())
+      train(job, o, none, moxie::AdamW<S>({{.name = "weights", .size = job.model.layout.size()}}, adamw),
+            checkpoint, f);
     if (o.report) f.after = evaluate_all(job, o, none);
   }
-  const double rate = static_cast<double>(o.steps * o.rows * o.context) / std::max(f.seconds, 1e-9);
+  const double rate = static_cast<double>(f.steps * o.rows * o.context) / std::max(f.seconds, 1e-9);
   if (!o.report) {
     std::printf("%.1f s of training, %.0f tokens/s\n", f.seconds, rate);
     return;
@@ -170,13 +178,17 @@ void run(Options o) {
   std::printf("\n%s\n", table(job, o, f).c_str());
 
   const std::filesystem::path out = o.out;
-  if (o.steps > 0) write_file(out / "loss.svg", loss_picture(o, f, experts));
+  if (!f.losses.empty()) write_file(out / "loss.svg", loss_picture(o, f, experts));
   if (o.routed())
     write_file(out / "routing.svg",
                routing_picture(job, o, *adapters, routing_statistics(job, o, *adapters), experts));
   write_file(out / "results.json", results(job, o, f, experts).dump(2) + "\n");
-  std::printf("%.1f s of training, %.0f tokens/s; wrote %s%sresults.json to %s\n", f.seconds, rate,
-              o.steps > 0 ? "loss.svg, " : "", o.routed() ? "routing.svg, " : "", o.out.c_str());
+  if (o.load.empty())
+    std::printf("%.1f s of training, %.0f tokens/s; ", f.seconds, rate);
+  else
+    std::printf("evaluated %s; ", o.load.c_str());
+  std::printf("wrote %s%sresults.json to %s\n", !f.losses.empty() ? "loss.svg, " : "",
+              o.routed() ? "routing.svg, " : "", o.out.c_str());
 }
 
 }  // namespace finetune

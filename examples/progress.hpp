@@ -40,8 +40,9 @@ inline std::string padded(const std::string& text, std::size_t width, bool left 
 /// On a terminal one line, drawn over again; elsewhere a line for every tenth of the way. Honours NO_COLOR.
 class Progress {
  public:
-  explicit Progress(long steps, std::FILE* to = stderr)
-      : steps_(std::max(1L, steps)), to_(to), terminal_(::isatty(::fileno(to)) == 1) {
+  /// `done`: steps that were taken before.
+  explicit Progress(long steps, std::FILE* to = stderr, long done = 0)
+      : steps_(std::max(1L, steps)), done_(done), to_(to), terminal_(::isatty(::fileno(to)) == 1) {
     const char* no_color = std::getenv("NO_COLOR");
     color_ = terminal_ && (no_color == nullptr || *no_color == '\0');
   }
@@ -49,20 +50,20 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
   ~Progress() { finish(); }
 
-  /// After `step` of the steps are done: the loss of the last one, the tokens of all so far, and the seconds
-  /// that these took; below 0: all since the start.
+  /// After `step` of the steps are done: the loss of the last one, the tokens of all that this call took, and
+  /// the seconds that these took; below 0: all since the start.
   void update(long step, double loss, double tokens, double spent = -1) {
     const double now = seconds(), rate = tokens / std::max(spent < 0 ? now : spent, 1e-9);
     const bool last = step >= steps_;
     if (terminal_ ? now < next_ && !last
-                  : step * 10 / steps_ == (step - 1) * 10 / steps_ && step != 1 && !last)
+                  : step * 10 / steps_ == (step - 1) * 10 / steps_ && step != done_ + 1 && !last)
       return;
     next_ = now + 0.1;
     const std::string all = std::to_string(steps_);
     std::string line =
         padded(std::to_string(step), all.size()) + "/" + all + "  loss " + fixed(loss, 3) + "  " +
         (rate < 9999.5 ? fixed(rate, 0) : fixed(rate / 1000, 1) + "k") + " tokens/s  " +
-        (last ? clock(now) + " in all" : clock(now / double(step) * double(steps_ - step)) + " left");
+        (last ? clock(now) + " in all" : clock(now / double(step - done_) * double(steps_ - step)) + " left");
     if (terminal_) {
       const auto done = static_cast<std::size_t>(24 * std::min(step, steps_) / steps_);
       line = padded(line, drawn_, true);  // covers what was there
@@ -90,7 +91,7 @@ class Progress {
     return std::to_string(s / 60) + (rest < 10 ? ":0" : ":") + std::to_string(rest);
   }
 
-  long steps_;
+  long steps_, done_;
   std::FILE* to_;
   bool terminal_, color_ = false;
   std::size_t drawn_ = 0;

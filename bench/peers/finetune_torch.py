@@ -53,7 +53,7 @@ class Adapters:
         self.initial = {}
         rows = {"lora_A": self.experts * self.rank, "lora_B": self.experts * self.rank, "router": self.experts}
         for t in trace["tensors"]:
-            _, _, layer, name, field = t["name"].split(".")
+            _, _, layer, _, name, field = t["name"].split(".")
             values = theta[t["offset"]:t["offset"] + t["size"]]
             self.initial[int(layer), name, field] = values.view(rows[field], -1)
 

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "../llama/adapters.hpp"
+#include "state.hpp"
 
 namespace finetune {
 
@@ -17,8 +18,11 @@ enum class How { lora, ia3, mov, molora, loramoe, mola, full };
 struct Options {
   How how = How::molora;
   std::string base, tokenizer, out = "finetune-out";
-  std::string trace;   ///< folder for what another program needs to take the same steps; empty: none
-  bool report = true;  ///< evaluation, table, pictures and results
+  std::string save, load;  ///< folder to save into, folder to evaluate; empty: none
+  bool resume = false;     ///< goes on with what is in `save`
+  Index save_every = 0;    ///< steps between saves; 0: only at the start and the end
+  std::string trace;       ///< folder for what another program needs to take the same steps; empty: none
+  bool report = true;      ///< evaluation, table, pictures and results
   std::vector<std::string> data;     ///< NAME=FILE; empty: the word lists
   std::vector<std::string> targets;  ///< of q, k, v, o, gate, up, down; empty: the method's own
   std::vector<Index> experts;        ///< for all layers, per layer or per group; empty: the method's own
@@ -92,6 +96,74 @@ inline Defaults defaults(How how) {
   return {};
 }
 
+/// Every option that decides a run, with its value; not those that the method does not use.
+inline Texts settings(const Options& o) {
+  const auto number = [](double value) {
+    char buffer[40];
+    return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr);
+  };
+  const auto list = [](const auto& values, const auto& text) {
+    std::string all;
+    for (const auto& value : values) all.append(all.empty() ? "" : ",").append(text(value));
+    return all;
+  };
+  const auto count = [](Index n) { return std::to_string(n); };
+  Texts s{{"method", std::string(name(o.how))},
+          {"steps", count(o.steps)},
+          {"rows", count(o.rows)},
+          {"context", count(o.context)},
+          {"evaluation-rows", count(o.evaluation_rows)},
+          {"lr", number(o.learning_rate)},
+          {"replay", number(o.replay)},
+          {"seed", std::to_string(o.seed)}};
+  if (!o.full()) s["targets"] = list(o.targets, [](const std::string& target) { return target; });
+  if (!o.full() && !o.vectors()) {
+    s["rank"] = count(o.rank);
+    s["alpha"] = number(o.alpha);
+    s["dropout"] = number(o.dropout);
+  }
+  if (o.routed()) {
+    s["experts"] = list(o.experts, count);
+    s["route"] = o.route == llama::RouteBy::mean ? "mean" : "token";
+  }
+  if (o.how == How::mola) s["top-k"] = count(o.top_k);
+  if (o.how == How::mola || o.how == How::loramoe) s["balance"] = number(o.balance);
+  return s;
+}
+/// Those of them that a trained adapter cannot be evaluated without.
+inline bool shapes_model(std::string_view setting) {
+  for (const std::string_view key : {"method", "targets", "rank", "alpha", "experts", "route", "top-k"})
+    if (setting == key) return true;
+  return false;
+}
+
+/// Where a saved run is evaluated or gone on with, the options that were not given become the run's. False
+/// where there is none. Throws where an option does not go with it.
+inline bool take_saved_settings(CLI::App& app, const Options& o, const std::string& how,
+                                std::vector<std::string> arguments) {
+  const auto given = [&](const std::string& option) { return app.count(option) > 0; };
+  if (!o.load.empty())
+    for (const char* option : {"--save", "--save-every", "--resume", "--steps", "--lr", "--dropout",
+                               "--balance", "--replay", "--trace", "--no-report"})
+      if (given(option))
+        throw std::runtime_error(std::string(option) + ": --load evaluates, without training");
+  if ((o.resume || given("--save-every")) && o.save.empty())
+    throw std::runtime_error(std::string(o.resume ? "--resume" : "--save-every") + ": wanted with --save");
+  if (o.resume && !o.trace.empty())
+    throw std::runtime_error("--trace: a run that goes on has no start to write, wanted without --resume");
+  if (o.load.empty() && !o.resume) return false;
+  const std::vector<TrainingState> states = read_states(o.resume ? o.save : o.load);
+  if (states.empty()) return false;
+  for (const auto& [key, value] : states.front().settings) {
+    if (key == "method" && given("--method") && how != value)
+      throw std::runtime_error("--method: got " + how + ", wanted " + value + " as in the saved run");
+    if (!given("--" + key)) arguments.push_back("--" + key + "=" + value);
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  app.parse(std::move(arguments));
+  return true;
+}
+
 /// Reads the command line; --help and --version end the program. Throws an exception of one line.
 inline Options parse(int argc, const char* const* argv) {
   Options o;
@@ -134,12 +206,20 @@ inline Options parse(int argc, const char* const* argv) {
   app.add_option("--out", o.out, "folder for loss.svg, routing.svg and results.json");
   bool no_report = false;
   app.add_flag("--no-report", no_report, "only train: no evaluation, table or pictures, nothing in --out");
+  app.add_option("--save", o.save, "folder for the trained adapter and the state of its training");
+  app.add_option("--save-every", o.save_every, "steps between saves; 0: only at the start and the end")
+      ->check(CLI::Range(Index{0}, Index{1000000}));
+  app.add_flag("--resume", o.resume,
+               "go on with the run in the folder of --save; its settings need not be given again");
+  app.add_option("--load", o.load, "folder of an adapter to evaluate, without training");
   app.add_option("--trace", o.trace,
                  "folder for initial weights, tokens, losses and seconds of every step, for another program "
                  "to take the same steps");
   app.set_version_flag("--version", std::string(MOXIE_VERSION));
+  bool saved = false;
   try {
     app.parse(argc, argv);
+    saved = take_saved_settings(app, o, how, {argv + 1, argv + argc});
   } catch (const CLI::Success& asked) {  // --help, --version
     std::exit(app.exit(asked));
   }
@@ -172,6 +252,7 @@ inline Options parse(int argc, const char* const* argv) {
   if (o.balance < 0) o.balance = d.balance;
   if (o.replay < 0) o.replay = o.data.empty() ? d.replay : 0;
   if (o.full()) o.experts.clear();
+  if (!o.load.empty() && !saved) o.steps = 0;
   for (const Index experts : o.experts)
     if (o.how == How::loramoe && experts % 2 != 0)
       throw std::runtime_error("--experts: got " + std::to_string(experts) +

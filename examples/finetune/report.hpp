@@ -13,19 +13,14 @@
 
 namespace finetune {
 
-/// Held-out losses on the way, one number per role.
-struct Watch {
-  std::vector<double> steps;
-  std::vector<double> trained, unseen, memory;
-};
-
 /// All that a run has found.
 struct Findings {
   moxie::ParameterCount parameters;
   std::vector<double> before, after;  ///< per task
   std::vector<double> losses;         ///< per step, of the batch
   Watch watch;
-  double seconds = 0;  ///< of training
+  Index steps = 0;     ///< taken in this call
+  double seconds = 0;  ///< of training in this call
 };
 
 /// Writes a file whole or not at all.
@@ -34,6 +29,10 @@ inline void write_file(const std::filesystem::path& path, const std::string& tex
 }
 
 inline std::string unit(const Options& o) { return o.tokenizer.empty() ? "nats per byte" : "nats per token"; }
+
+inline std::string base_name(const Options& o) {
+  return o.base.empty() ? "built-in" : std::filesystem::path(o.base).filename().string();
+}
 
 inline std::string heading(const Options& o, const std::vector<Index>& experts) {
   std::string text(o.full() ? "full fine-tuning" : std::string(moxie::name(method(o.how))));
@@ -83,23 +82,22 @@ inline nlohmann::ordered_json results(const Job& job, const Options& o, const Fi
   json["program"] = "finetune";
   json["version"] = MOXIE_VERSION;
   json["seed"] = o.seed;
-  json["settings"] = {
-      {"method", name(o.how)},
-      {"experts", experts},
-      {"rank", o.rank},
-      {"alpha", o.alpha},
-      {"top_k", o.top_k},
-      {"targets", o.targets},
-      {"dropout", o.dropout},
-      {"balance", o.balance},
-      {"replay", o.replay},
-      {"route", o.route == llama::RouteBy::mean ? "mean" : "token"},
-      {"steps", o.steps},
-      {"rows", o.rows},
-      {"context", o.context},
-      {"learning_rate", o.learning_rate},
-      {"evaluation_rows", o.evaluation_rows},
-      {"base", o.base.empty() ? "built-in" : std::filesystem::path(o.base).filename().string()}};
+  json["settings"] = {{"method", name(o.how)},
+                      {"experts", experts},
+                      {"rank", o.rank},
+                      {"alpha", o.alpha},
+                      {"top_k", o.top_k},
+                      {"targets", o.targets},
+                      {"dropout", o.dropout},
+                      {"balance", o.balance},
+                      {"replay", o.replay},
+                      {"route", o.route == llama::RouteBy::mean ? "mean" : "token"},
+                      {"steps", o.steps},
+                      {"rows", o.rows},
+                      {"context", o.context},
+                      {"learning_rate", o.learning_rate},
+                      {"evaluation_rows", o.evaluation_rows},
+                      {"base", base_name(o)}};
   json["unit"] = unit(o);
   json["trainable_parameters"] = f.parameters.trainable;
   json["all_parameters"] = f.parameters.all;

@@ -11,8 +11,6 @@
 
 namespace finetune {
 
-using S = float;
-
 /// A base model, its tokenizer, and the tasks in the order of the tables: trained, unseen, memory.
 struct Job {
   llama::Model<S> model;

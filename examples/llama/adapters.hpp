@@ -34,6 +34,20 @@ inline constexpr std::array<std::string_view, 11> site_names = {"q_proj",    "k_
 
 inline std::string_view name(Site site) { return site_names[static_cast<std::size_t>(site)]; }
 
+/// The module of a layer that a site belongs to, as Hugging Face models name it: an activation belongs to the
+/// linear that it leaves, or with down_input enters, as PEFT's IA3 has it; gated leaves the activation
+/// function.
+inline constexpr std::array<std::string_view, 11> site_modules = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",    "self_attn.k_proj",
+    "self_attn.v_proj", "mlp.act_fn",       "mlp.down_proj"};
+
+inline std::string_view module_path(Site site) { return site_modules[static_cast<std::size_t>(site)]; }
+/// The last part of it.
+inline std::string_view module_name(Site site) {
+  return module_path(site).substr(module_path(site).rfind('.') + 1);
+}
+
 /// The hooks of a model: one moxie::AdapterSet with a module per layer and site, and what their calls keep.
 template <class S>
 class Adapters {
@@ -122,7 +136,7 @@ class Adapters {
     const Index d = c.dim, kv = c.kv_dim(), h = c.hidden, heads = c.kv_heads;
     const AdapterOptions& o = options_;
     const Index experts = per_layer_[static_cast<std::size_t>(layer)];
-    std::string name = "model.layers." + std::to_string(layer) + "." + std::string(llama::name(site));
+    std::string name = "model.layers." + std::to_string(layer) + "." + std::string(module_path(site));
     const Index in = site == Site::down ? h : d;
     const Index out = site == Site::gate || site == Site::up ? h
                       : site == Site::k || site == Site::v   ? kv

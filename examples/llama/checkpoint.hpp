@@ -109,33 +109,36 @@ inline Checkpoint read_checkpoint(const std::string& path) {
   return result;
 }
 
-/// Writes what llama2.c's run.c reads (with the rotary tables), through a temporary file and a rename.
+/// Puts what llama2.c's run.c reads, with the rotary tables. `c` and `weights` fit each other.
+inline void put_checkpoint(std::ostream& out, const Config& c, std::span<const float> weights) {
+  std::array<std::int32_t, 7> header{};
+  const Index values[] = {c.dim,    c.hidden, c.layers, c.heads, c.kv_heads, c.tied ? c.vocab : -c.vocab,
+                          c.context};
+  for (std::size_t i = 0; i < 7; ++i) header[i] = static_cast<std::int32_t>(values[i]);
+  const std::size_t head = c.tied ? 0 : static_cast<std::size_t>(c.vocab * c.dim);
+  const auto put = [&](const void* data, std::size_t count) {
+    out.write(static_cast<const char*>(data), static_cast<std::streamsize>(count * 4));
+  };
+  put(header.data(), header.size());
+  put(weights.data(), weights.size() - head);
+  std::vector<float> table(static_cast<std::size_t>(c.context * (c.head_dim() / 2)));
+  for (const bool sine : {false, true}) {
+    for (Index pos = 0, i = 0; pos < c.context; ++pos)
+      for (Index pair = 0; pair < c.head_dim() / 2; ++pair, ++i) {
+        const double angle = double(pos) * std::pow(10000.0, -2.0 * double(pair) / double(c.head_dim()));
+        table[static_cast<std::size_t>(i)] = static_cast<float>(sine ? std::sin(angle) : std::cos(angle));
+      }
+    put(table.data(), table.size());
+  }
+  put(weights.data() + (weights.size() - head), head);
+}
+
+/// The same as a file, through a temporary one and a rename.
 inline void write_checkpoint(const std::string& path, const Config& c, std::span<const float> weights) {
   check(c, path);
   if (const Layout layout(c); static_cast<Index>(weights.size()) != layout.size())
     detail::bad_file(path, "weights", std::to_string(weights.size()), std::to_string(layout.size()));
-  write_atomically(path, [&](std::ostream& out) {
-    std::array<std::int32_t, 7> header{};
-    const Index values[] = {c.dim,    c.hidden, c.layers, c.heads, c.kv_heads, c.tied ? c.vocab : -c.vocab,
-                            c.context};
-    for (std::size_t i = 0; i < 7; ++i) header[i] = static_cast<std::int32_t>(values[i]);
-    const std::size_t head = c.tied ? 0 : static_cast<std::size_t>(c.vocab * c.dim);
-    const auto put = [&](const void* data, std::size_t count) {
-      out.write(static_cast<const char*>(data), static_cast<std::streamsize>(count * 4));
-    };
-    put(header.data(), header.size());
-    put(weights.data(), weights.size() - head);
-    std::vector<float> table(static_cast<std::size_t>(c.context * (c.head_dim() / 2)));
-    for (const bool sine : {false, true}) {
-      for (Index pos = 0, i = 0; pos < c.context; ++pos)
-        for (Index pair = 0; pair < c.head_dim() / 2; ++pair, ++i) {
-          const double angle = double(pos) * std::pow(10000.0, -2.0 * double(pair) / double(c.head_dim()));
-          table[static_cast<std::size_t>(i)] = static_cast<float>(sine ? std::sin(angle) : std::cos(angle));
-        }
-      put(table.data(), table.size());
-    }
-    put(weights.data() + (weights.size() - head), head);
-  });
+  write_atomically(path, [&](std::ostream& out) { put_checkpoint(out, c, weights); });
 }
 
 }  // namespace llama

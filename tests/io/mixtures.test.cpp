@@ -760,9 +760,7 @@ TEST_CASE("every kind of a set is saved and comes back in our own format", "[io]
 }
 
 TEST_CASE("a set is written in the format of its method, and in others where they can hold it", "[io]") {
-  const auto saved_as = [](const auto& adapter, const char* name, std::optional<Format> format = {}) {
-    AdapterSet<float> set;
-    set.add(name, adapter);
+  const auto saved_set = [](AdapterSet<float> set, std::optional<Format> format = {}) {
     set.init(1);
     Rng(4).fill(set.theta(), -1, 1);
     const TemporaryFolder folder;
@@ -770,6 +768,11 @@ TEST_CASE("a set is written in the format of its method, and in others where the
     const auto loaded = load<float>(folder.path);
     CHECK((bits(loaded.set) == bits(set)));
     return *loaded.info.format;
+  };
+  const auto saved_as = [&](const auto& adapter, const char* name, std::optional<Format> format = {}) {
+    AdapterSet<float> set;
+    set.add(name, adapter);
+    return saved_set(std::move(set), format);
   };
   const char* const q = "model.layers.0.self_attn.q_proj";
   const auto chosen = mola<float>({.in = 6, .out = 5, .experts = 4});
@@ -779,6 +782,10 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   CHECK(saved_as(chosen, q) == Format::mola);
   CHECK(saved_as(soft, q) == Format::loramoe);
   CHECK(saved_as(molora<float>({.in = 6, .out = 5}), q) == Format::mixture);
+  AdapterSet<float> unequal;  // LoRAMoE's config has one number of experts
+  unequal.add("layers.0.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 2}));
+  unequal.add("layers.1.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 3}));
+  CHECK(saved_set(std::move(unequal)) == Format::mixture);
   CHECK(saved_as(mov<float>({.features = 6}), q) == Format::mixture);
   CHECK(saved_as(chosen, q, Format::moe_peft) == Format::moe_peft);
   CHECK(saved_as(soft, q, Format::moe_peft) == Format::moe_peft);

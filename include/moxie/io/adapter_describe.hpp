@@ -137,7 +137,9 @@ Format format_for(const AdapterSet<S>& set) {
   if (all([](const Described& d, Method) { return d.router == "uniform" && d.experts == 1; }))
     return Format::peft;
   if (all([&](const Described& d, Method m) { return m == Method::mola && plain(d); })) return Format::mola;
-  if (all([&](const Described& d, Method m) { return m == Method::loramoe && plain(d); }))
+  if (all([&](const Described& d, Method m) {
+        return m == Method::loramoe && plain(d) && d.experts == modules.front().experts;
+      }))
     return Format::loramoe;
   return Format::mixture;
 }

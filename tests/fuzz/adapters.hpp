@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "fuzz/must.hpp"
+
 #include <moxie/io/adapter_save.hpp>
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
 /// Adapters for the fuzzers as two texts: a config, and a line "name dtype extent ..." for each tensor.
 namespace moxie::fuzz {
-
-#define MUST(condition) \
-  if (!(condition)) std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition), std::abort()
 
 struct Sample {
   const char *config, *tensors;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Bytes as a safetensors file. No file does more than be refused by an Error. What is read lies inside the
 // file and covers it, is found by its name, and written again is read as the same.
+#include "fuzz/must.hpp"
+
 #include <moxie/io/safetensors.hpp>
 #include <moxie/io/safetensors_writer.hpp>
 
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 
 extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t most);
@@ -14,9 +14,6 @@ namespace {
 
 using namespace moxie;
 using namespace moxie::io;
-
-#define MUST(condition) \
-  if (!(condition)) std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition), std::abort()
 
 /// The file, or nothing where it is refused.
 std::optional<TensorFile> read(std::string_view bytes) {

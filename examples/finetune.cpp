@@ -24,15 +24,6 @@ void watch(const Job& job, const Options& o, Index step, llama::State<S>& state,
   }
 }
 
-/// Sample borders and types for the balance losses: type 1 is a task, 0 the base's own data (LoRAMoE).
-moxie::Batch batch_of(const Job& job, const Options& o, const Rows& rows) {
-  moxie::Batch batch;
-  for (Index row = 0; row <= o.rows; ++row) batch.samples.push_back(row * o.context);
-  for (const std::size_t task : rows.tasks)
-    batch.types.push_back(job.tasks[task].source.role == languages::Role::memory ? 0 : 1);
-  return batch;
-}
-
 /// Trains theta, which is the adapters' parameters or, without adapters, the model's weights.
 template <class Hooks>
 void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, Checkpoint& checkpoint,
@@ -52,6 +43,10 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
   llama::Gradients<S> scratch;
   llama::Matrix<S> dlogits;
   Rows rows;
+  const languages::Mix mix = finetune::mix(job, o);
+  std::vector<int> types;  // for LoRAMoE: 1 is a task, 0 the base's own data
+  for (const languages::Task& task : job.tasks)
+    types.push_back(task.source.role == languages::Role::memory ? 0 : 1);
   Trace trace(theta);
   examples::Progress progress(static_cast<long>(o.steps), stderr, static_cast<long>(first));
   // Nine looks in all, closer together at the start, where most happens.
@@ -64,7 +59,7 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
     }
     const auto begin = std::chrono::steady_clock::now();
     const auto number = static_cast<std::uint64_t>(step);
-    sample(job, o, number, rows);
+    languages::sample(job.tasks, mix, o.seed, number, rows);
     const llama::Pass pass{.rows = o.rows, .seq = o.context, .training = true, .threads = o.threads};
     if constexpr (adapted) hooks.run.step = number;
     llama::forward<S>(job.model, rows.inputs, pass, state, hooks);
@@ -73,7 +68,7 @@ void train(Job& job, const Options& o, Hooks& hooks, moxie::AdamW<S> optimiser, 
     double balance = 0;
     if constexpr (adapted) {
       hooks.gradient = gradient;
-      if (o.balance > 0) balance = hooks.balance(batch_of(job, o, rows), o.balance);
+      if (o.balance > 0) balance = hooks.balance(llama::batch_of(rows, types), o.balance);
       llama::backward<S>(job.model, state, dlogits, scratch, hooks);
     } else {
       llama::backward<S>(job.model, state, dlogits, scratch, hooks, gradient);
@@ -108,15 +103,16 @@ std::vector<std::vector<moxie::RoutingStatistics>> routing_statistics(const Job&
                                                                adapters.experts(layer));
   llama::State<S> state;
   for (std::size_t task = 0; task < job.tasks.size(); ++task)
-    for_held_out(job, o, task, 64, [&](const Rows& rows, Index n) {
-      llama::forward<S>(job.model, rows.inputs, {.rows = n, .seq = o.context, .threads = o.threads}, state,
-                        adapters);
-      const std::vector<int> labels(rows.inputs.size(), static_cast<int>(task));
-      for (Index layer = 0; layer < adapters.layers(); ++layer)
-        for (std::size_t site = 0; site < adapters.sites().size(); ++site)
-          statistics[static_cast<std::size_t>(layer)][site].add(
-              adapters.routing(layer, adapters.sites()[site]), labels);
-    });
+    languages::for_rows(
+        held_out(job, task, 64), task, static_cast<std::size_t>(o.rows), [&](const Rows& rows) {
+          const llama::Pass pass{.rows = std::ssize(rows.tasks), .seq = o.context, .threads = o.threads};
+          llama::forward<S>(job.model, rows.inputs, pass, state, adapters);
+          const std::vector<int> labels(rows.inputs.size(), static_cast<int>(task));
+          for (Index layer = 0; layer < adapters.layers(); ++layer)
+            for (std::size_t site = 0; site < adapters.sites().size(); ++site)
+              statistics[static_cast<std::size_t>(layer)][site].add(
+                  adapters.routing(layer, adapters.sites()[site]), labels);
+        });
   return statistics;
 }
 

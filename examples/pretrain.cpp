@@ -5,9 +5,6 @@
 //
 //   pretrain --words /usr/share/dict/american-english --out base.bin
 
-#include <moxie/optim/adamw.hpp>
-#include <moxie/optim/schedule.hpp>
-
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -16,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "languages/words.hpp"
-#include "llama/backward.hpp"
+#include "llama/evaluate.hpp"
+#include "llama/pretrain.hpp"
 #include "progress.hpp"
 
 namespace {
@@ -26,10 +23,8 @@ struct Options {
   std::string words, out;
   std::vector<std::string> without;
   llama::Config model;
-  std::uint64_t steps = 1800, seed = 0;
-  double lr = 4e-3;
-  int threads = 2;
-  std::size_t rows = 32, evaluate = 128;
+  llama::Pretraining training;
+  std::size_t evaluate = 128;
 };
 
 /// One of Debian's lists where the path is that of one, else a text of the user's own.
@@ -45,26 +40,11 @@ std::vector<languages::Task> load(const Options& options) {
   return languages::load_words(sources);
 }
 
-/// Inputs and targets of rows of context + 1 tokens.
-struct Batch {
-  std::vector<int> tokens, targets;
-
-  explicit Batch(const std::vector<std::vector<int>>& rows) {
-    for (const std::vector<int>& row : rows) {
-      tokens.insert(tokens.end(), row.begin(), row.end() - 1);
-      targets.insert(targets.end(), row.begin() + 1, row.end());
-    }
-  }
-};
-
 /// Nats per byte on held-out words.
 double evaluate(const llama::Model<float>& model, const std::vector<std::vector<int>>& rows, int threads) {
-  const Batch batch(rows);
   llama::State<float> state;
-  forward(model, batch.tokens,
-          {.rows = std::ssize(rows), .seq = model.config.context, .training = false, .threads = threads},
-          state);
-  return total(cross_entropy(state, batch.targets)).mean();
+  llama::NoHooks none;
+  return llama::evaluate(model, std::span(rows), rows.size(), threads, state, none).mean();
 }
 
 /// Before hours of training rather than after.
@@ -85,44 +65,17 @@ void run(const Options& options) {
   const std::vector<std::vector<int>> held_out = evaluation_rows(task, context, options.evaluate);
 
   llama::Model<float> model(options.model);
-  init(model, options.seed);
-  std::vector<moxie::ParameterGroup> groups;
-  for (const llama::Tensor& t : tensors(model.config))
-    groups.push_back({.name = t.name, .offset = t.offset, .size = t.rows * t.cols, .decay = !t.norm});
-  moxie::AdamW<float> adamw(groups, {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.01});
-  const moxie::Schedule schedule{.peak = options.lr,
-                                 .warmup = std::min<std::uint64_t>(50, options.steps),
-                                 .steps = options.steps,
-                                 .decay = moxie::Decay::cosine,
-                                 .floor = 0.05};
-  const llama::Pass pass{.rows = static_cast<llama::Index>(options.rows),
-                         .seq = options.model.context,
-                         .training = true,
-                         .threads = options.threads};
+  init(model, options.training.seed);
   std::printf("%zu weights; held out before: %.3f nats per byte\n", model.size(),
-              evaluate(model, held_out, options.threads));
+              evaluate(model, held_out, options.training.threads));
 
-  llama::State<float> state;
-  llama::Gradients<float> scratch;
-  llama::Matrix<float> dlogits;
-  llama::NoHooks none;
-  std::vector<float> gradient(model.size());
-  examples::Progress progress(static_cast<long>(options.steps));
-  for (std::uint64_t step = 0; step < options.steps; ++step) {
-    std::vector<std::vector<int>> rows(options.rows, std::vector<int>(context + 1));
-    for (std::size_t r = 0; r < rows.size(); ++r) sample_row(task, {options.seed, step, r}, rows[r]);
-    const Batch batch(rows);
-    forward(model, batch.tokens, pass, state, none);
-    const double loss = total(cross_entropy(state, batch.targets, &dlogits)).mean();
-    std::fill(gradient.begin(), gradient.end(), 0.0f);
-    backward(model, state, dlogits, scratch, none, std::span<float>(gradient));
-    const moxie::StepResult result = adamw.step(
-        model.weights, gradient, {.learning_rate = schedule.at(step), .clip_norm = 1, .loss = loss});
-    if (!result.applied) throw std::runtime_error("step " + std::to_string(step) + ": " + result.reason);
-    progress.update(static_cast<long>(step) + 1, loss, double(step + 1) * double(batch.tokens.size()));
-  }
+  examples::Progress progress(static_cast<long>(options.training.steps));
+  llama::pretrain(model, tasks, 0, options.training, [&](std::uint64_t step, double loss) {
+    progress.update(static_cast<long>(step), loss,
+                    static_cast<double>(step * options.training.rows * context));
+  });
   progress.finish();
-  std::printf("held out after: %.3f nats per byte\n", evaluate(model, held_out, options.threads));
+  std::printf("held out after: %.3f nats per byte\n", evaluate(model, held_out, options.training.threads));
   llama::write_checkpoint(options.out, model.config, model.single());
   std::printf("wrote %s\n", options.out.c_str());
 }
@@ -142,13 +95,14 @@ int main(int argc, char** argv) {
       app.add_option("--kv-heads", options.model.kv_heads, "heads of keys and values; default: --heads");
   app.add_option("--hidden", options.model.hidden, "width of the feed-forward part")->capture_default_str();
   app.add_option("--context", options.model.context, "bytes in a row")->capture_default_str();
-  app.add_option("--steps", options.steps)->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--lr", options.lr, "learning rate after 50 steps of warm-up")->capture_default_str();
-  app.add_option("--rows", options.rows, "rows in a step")
+  app.add_option("--steps", options.training.steps)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--lr", options.training.learning_rate, "learning rate after 50 steps of warm-up")
+      ->capture_default_str();
+  app.add_option("--rows", options.training.rows, "rows in a step")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  app.add_option("--seed", options.seed)->capture_default_str();
-  app.add_option("--threads", options.threads)->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--seed", options.training.seed)->capture_default_str();
+  app.add_option("--threads", options.training.threads)->check(CLI::Range(1, 1024))->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   if (kv->count() == 0) options.model.kv_heads = options.model.heads;
   try {

@@ -4,8 +4,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "../languages/words.hpp"
-#include "../llama/backward.hpp"
+#include "../llama/evaluate.hpp"
 #include "../llama/tokenizer.hpp"
 #include "options.hpp"
 
@@ -57,67 +56,31 @@ inline Job load(Options& o, const std::string& default_base) {
   return job;
 }
 
-/// One step's rows, a function of (seed, step) alone: inputs and targets [rows * context], the task of each
-/// row.
-struct Rows {
-  std::vector<int> inputs, targets;
-  std::vector<std::size_t> tasks;
+using languages::Rows;
 
-  void resize(std::size_t rows, std::size_t context) {
-    inputs.resize(rows * context);
-    targets.resize(rows * context);
-    tasks.resize(rows);
-  }
-  void set(std::size_t row, std::span<const int> tokens, std::size_t task) {
-    const std::size_t context = tokens.size() - 1;
-    std::copy_n(tokens.begin(), context, inputs.begin() + static_cast<std::ptrdiff_t>(row * context));
-    std::copy_n(tokens.begin() + 1, context, targets.begin() + static_cast<std::ptrdiff_t>(row * context));
-    tasks[row] = task;
-  }
-};
-
-inline void sample(const Job& job, const Options& o, std::uint64_t step, Rows& rows) {
-  const auto n = static_cast<std::size_t>(o.rows), context = static_cast<std::size_t>(o.context);
-  const auto trained = job.of_role(languages::Role::trained), memory = job.of_role(languages::Role::memory);
-  const auto replayed = memory.empty() ? 0 : static_cast<std::size_t>(o.replay * static_cast<double>(n));
-  rows.resize(n, context);
-  std::vector<int> tokens(context + 1);
-  for (std::size_t row = 0; row < n; ++row) {
-    const languages::Key key{o.seed, step, row};
-    const auto& from = row < replayed ? memory : trained;
-    const std::size_t task = from[languages::draw(key, 0) % from.size()];
-    languages::sample_row(job.tasks[task], key, tokens);
-    rows.set(row, tokens, task);
-  }
+/// What a step trains on.
+inline languages::Mix mix(const Job& job, const Options& o) {
+  languages::Mix mix{.trained = job.of_role(languages::Role::trained),
+                     .memory = job.of_role(languages::Role::memory),
+                     .rows = static_cast<std::size_t>(o.rows),
+                     .context = static_cast<std::size_t>(o.context)};
+  if (!mix.memory.empty()) mix.replayed = static_cast<std::size_t>(o.replay * static_cast<double>(o.rows));
+  return mix;
 }
 
-/// f(rows of at most `o.rows` held-out sequences of one task, their number), for the first `limit` of each
-/// task.
-template <class F>
-void for_held_out(const Job& job, const Options& o, std::size_t task, std::size_t limit, F&& f) {
-  const auto context = static_cast<std::size_t>(o.context);
-  const auto& all = job.held_out[task];
-  Rows rows;
-  for (std::size_t at = 0; at < std::min(limit, all.size());) {
-    const std::size_t n = std::min({static_cast<std::size_t>(o.rows), std::min(limit, all.size()) - at});
-    rows.resize(n, context);
-    for (std::size_t i = 0; i < n; ++i) rows.set(i, all[at + i], task);
-    f(rows, static_cast<Index>(n));
-    at += n;
-  }
+/// The first `limit` held-out sequences of a task.
+inline std::span<const std::vector<int>> held_out(const Job& job, std::size_t task, std::size_t limit) {
+  const std::span<const std::vector<int>> all(job.held_out[task]);
+  return all.first(std::min(limit, all.size()));
 }
 
 /// Held-out loss of a task in nats per token, the newline counted.
 template <class Hooks>
 double evaluate(const Job& job, const Options& o, std::size_t task, std::size_t limit, llama::State<S>& state,
                 Hooks& hooks) {
-  llama::Loss loss;
-  for_held_out(job, o, task, limit, [&](const Rows& rows, Index n) {
-    const llama::Pass pass{.rows = n, .seq = o.context, .threads = o.threads};
-    llama::forward<S>(job.model, rows.inputs, pass, state, hooks);
-    loss += llama::total(llama::cross_entropy<S>(state, rows.targets));
-  });
-  return loss.mean();
+  return llama::evaluate(job.model, held_out(job, task, limit), static_cast<std::size_t>(o.rows), o.threads,
+                         state, hooks)
+      .mean();
 }
 
 }  // namespace finetune

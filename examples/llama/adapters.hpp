@@ -10,13 +10,15 @@
 #include <variant>
 #include <vector>
 
+#include "../languages/rows.hpp"
 #include "hooks.hpp"
 #include "model.hpp"
 
 namespace llama {
 
-/// What the routers read: the token, or the mean of its sequence's positions so far.
-enum class RouteBy { token, mean };
+/// What the routers read: the token, or the mean of its sequence's positions so far; or there are none, and
+/// the gates are given.
+enum class RouteBy { token, mean, given };
 
 /// How a model is adapted. Sites are LoRA kinds' linears or IA3 kinds' activations.
 struct AdapterOptions {
@@ -25,6 +27,7 @@ struct AdapterOptions {
   std::vector<Index> experts;  ///< one number for all layers, one per layer, or one per group of layers
   Index rank = 4, top_k = 2;
   double alpha = 16, dropout = 0;
+  moxie::TopKWeights weights = moxie::TopKWeights::renormalised;
   RouteBy route = RouteBy::token;
 };
 
@@ -48,12 +51,22 @@ inline std::string_view module_name(Site site) {
   return module_path(site).substr(module_path(site).rfind('.') + 1);
 }
 
+/// Borders of the sequences, and of what type each is: all that balance losses need of a batch.
+inline moxie::Batch batch_of(const languages::Rows& rows, std::span<const int> type_of_task) {
+  moxie::Batch batch;
+  const Index n = std::ssize(rows.tasks), seq = n > 0 ? std::ssize(rows.inputs) / n : 0;
+  for (Index row = 0; row <= n; ++row) batch.samples.push_back(row * seq);
+  for (const std::size_t task : rows.tasks) batch.types.push_back(type_of_task[task]);
+  return batch;
+}
+
 /// The hooks of a model: one moxie::AdapterSet with a module per layer and site, and what their calls keep.
 template <class S>
 class Adapters {
  public:
   Adapters(const Config& model, const AdapterOptions& options, std::uint64_t seed)
       : options_(options),
+        heads_(model.kv_heads),
         per_layer_(moxie::experts_per_layer(std::span<const Index>(options.experts), model.layers)),
         slots_(static_cast<std::size_t>(model.layers)) {
     if (options.method == moxie::Method::mola) moxie::expect_top_k(per_layer_, options.top_k);
@@ -95,6 +108,22 @@ class Adapters {
       loss.backward(routings, batch, weight, gradients);
     }
     return sum;
+  }
+
+  /// RouteBy::given: the gates of the next forward [tokens, experts], for a token's heads the same.
+  void give(Index layer, Site site, const Matrix<S>& gates) {
+    Slot& s = *slot(layer, site);
+    const Index heads = site == Site::key || site == Site::value ? heads_ : 1;
+    Matrix<S> rows(gates.rows() * heads, gates.cols());
+    for (Index row = 0; row < rows.rows(); ++row) rows.row(row) = gates.row(row / heads);
+    moxie::give_gates<S>(s.cache.routing, rows, heads);
+  }
+  /// RouteBy::given: the experts of a set of the same experts under routers.
+  void take_experts(const Adapters& other) {
+    for (Index m = 0; m < set_.modules(); ++m) {
+      const std::span<S> own = set_.theta(moxie::Module{m});
+      std::copy_n(other.set_.theta(moxie::Module{m}).begin(), own.size(), own.begin());
+    }
   }
 
   // The hooks.
@@ -153,29 +182,44 @@ class Adapters {
       if constexpr (requires { preset.top_k; }) preset.top_k = o.top_k;
       return preset;
     };
+    const auto put = [&](const auto& preset) {
+      using Experts = typename std::remove_cvref_t<decltype(preset)>::Experts;
+      if constexpr (!std::same_as<Experts, moxie::HydraBank<S>>)
+        if (o.route == RouteBy::given)
+          return set_.add(name,
+                          moxie::MoeAdapter(preset.experts(),
+                                            moxie::GivenRouter<S>({.experts = preset.experts().experts(),
+                                                                   .heads = per_head ? heads : 1})));
+      return set_.add(name, preset);
+    };
     moxie::Module module;
     switch (o.method) {
       case Method::lora:
-        module = set_.add(name, moxie::lora<S>(filled(moxie::LoraOptions{})));
+        module = put(moxie::lora<S>(filled(moxie::LoraOptions{})));
         break;
       case Method::molora:
-        module = set_.add(name, moxie::molora<S>(filled(moxie::MoloraOptions{})));
+        module = put(moxie::molora<S>(filled(moxie::MoloraOptions{})));
         break;
       case Method::loramoe:
-        module = set_.add(name, moxie::loramoe<S>(filled(moxie::LoramoeOptions{})));
+        module = put(moxie::loramoe<S>(filled(moxie::LoramoeOptions{})));
         break;
-      case Method::mola:
-        module = set_.add(name, moxie::mola<S>(filled(moxie::MolaOptions{})));
+      case Method::mola: {
+        const moxie::MoLA<S> preset = moxie::mola<S>(filled(moxie::MolaOptions{}));
+        auto router = preset.router().config();
+        router.weights = o.weights;
+        module = put(moxie::Preset<moxie::MoLA<S>>(
+            moxie::MoLA<S>(preset.experts(), moxie::TopKRouter<S>(router)), Method::mola));
         break;
+      }
       case Method::hydralora:
-        module = set_.add(name, moxie::hydralora<S>(filled(moxie::HydraloraOptions{})));
+        module = put(moxie::hydralora<S>(filled(moxie::HydraloraOptions{})));
         break;
       case Method::ia3:
-        module = set_.add(name, moxie::ia3<S>({.features = features, .heads = per_head ? heads : 1}));
+        module = put(moxie::ia3<S>({.features = features, .heads = per_head ? heads : 1}));
         break;
       case Method::mov:
-        module = set_.add(
-            name, moxie::mov<S>({.features = features, .heads = per_head ? heads : 1, .experts = experts}));
+        module =
+            put(moxie::mov<S>({.features = features, .heads = per_head ? heads : 1, .experts = experts}));
         break;
       case Method::other:
         break;
@@ -233,6 +277,7 @@ class Adapters {
   }
 
   AdapterOptions options_;
+  Index heads_;
   std::vector<Index> per_layer_;
   std::vector<Layer> slots_;
   moxie::AdapterSet<S> set_;

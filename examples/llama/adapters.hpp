@@ -28,6 +28,7 @@ struct AdapterOptions {
   Index rank = 4, top_k = 2;
   double alpha = 16, dropout = 0;
   moxie::TopKWeights weights = moxie::TopKWeights::renormalised;
+  std::optional<moxie::Init> init = {};  ///< of LoRA and MoLoRA; none: the preset's own
   RouteBy route = RouteBy::token;
 };
 
@@ -66,7 +67,6 @@ class Adapters {
  public:
   Adapters(const Config& model, const AdapterOptions& options, std::uint64_t seed)
       : options_(options),
-        heads_(model.kv_heads),
         per_layer_(moxie::experts_per_layer(std::span<const Index>(options.experts), model.layers)),
         slots_(static_cast<std::size_t>(model.layers)) {
     if (options.method == moxie::Method::mola) moxie::expect_top_k(per_layer_, options.top_k);
@@ -81,6 +81,8 @@ class Adapters {
   Index layers() const { return static_cast<Index>(slots_.size()); }
   const std::vector<Site>& sites() const { return options_.sites; }
   Index experts(Index layer) const { return per_layer_[static_cast<std::size_t>(layer)]; }
+
+  moxie::Module module(Index layer, Site site) const { return slot(layer, site)->module; }
 
   /// The routing of the last forward.
   const moxie::Routing<S>& routing(Index layer, Site site) const { return slot(layer, site)->cache.routing; }
@@ -110,13 +112,9 @@ class Adapters {
     return sum;
   }
 
-  /// RouteBy::given: the gates of the next forward [tokens, experts], for a token's heads the same.
-  void give(Index layer, Site site, const Matrix<S>& gates) {
-    Slot& s = *slot(layer, site);
-    const Index heads = site == Site::key || site == Site::value ? heads_ : 1;
-    Matrix<S> rows(gates.rows() * heads, gates.cols());
-    for (Index row = 0; row < rows.rows(); ++row) rows.row(row) = gates.row(row / heads);
-    moxie::give_gates<S>(s.cache.routing, rows, heads);
+  /// RouteBy::given: the gates of the next forward, [tokens * rows per token, experts].
+  void give(Index layer, Site site, const Matrix<S>& gates, Index rows_per_token = 1) {
+    moxie::give_gates<S>(slot(layer, site)->cache.routing, gates, rows_per_token);
   }
   /// RouteBy::given: the experts of a set of the same experts under routers.
   void take_experts(const Adapters& other) {
@@ -180,6 +178,7 @@ class Adapters {
       preset.dropout = o.dropout;
       if constexpr (requires { preset.experts; }) preset.experts = experts;
       if constexpr (requires { preset.top_k; }) preset.top_k = o.top_k;
+      if constexpr (requires { preset.init; }) preset.init = o.init.value_or(preset.init);
       return preset;
     };
     const auto put = [&](const auto& preset) {
@@ -277,7 +276,6 @@ class Adapters {
   }
 
   AdapterOptions options_;
-  Index heads_;
   std::vector<Index> per_layer_;
   std::vector<Layer> slots_;
   moxie::AdapterSet<S> set_;

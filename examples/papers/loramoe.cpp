@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: MIT
+// LoRAMoE (arXiv:2312.09979): what a model forgets of its own language while it learns others, and whether
+// groups of experts with localized balancing keep it.
+
+#include <algorithm>
+
+#include "study/study.hpp"
+
+namespace papers {
+namespace {
+
+using languages::Role;
+
+constexpr Index experts = 8;  // two groups of four: the first the new languages', the second English's
+
+struct Method {
+  std::string title;
+  Setting setting;  ///< the learning rate is where its search starts
+};
+
+/// The methods, without replay and with English in a quarter of the rows.
+std::vector<Method> methods(const Command& command) {
+  const Setting loramoe{.method = "loramoe", .experts = {experts}, .rank = 4, .learning_rate = 1e-2};
+  Setting balanced = loramoe;
+  balanced.balance = 1;
+  balanced.delta = 0.5;
+  std::vector<Method> all;
+  for (const double replay : {0.0, 0.25}) {
+    // LoRA r21 has LoRAMoE's number of weights.
+    const std::string with = replay > 0 ? ", replay" : "";
+    all.push_back({"full fine-tuning" + with, {.method = "full", .learning_rate = 1e-3}});
+    all.push_back({"LoRA r21" + with, {.method = "lora", .rank = 21, .learning_rate = 5e-3}});
+    all.push_back({"LoRAMoE" + with, loramoe});
+    if (replay > 0) all.push_back({"LoRAMoE, balanced" + with, balanced});
+    for (Method& method : all)
+      if (method.title.ends_with(with)) method.setting.replay = replay;
+  }
+  for (Method& method : all) {
+    method.setting.steps = command.steps(160);
+    method.setting.schedule = false;  // so that every amount of data on the way is a run of that length
+  }
+  return all;
+}
+
+/// The balance losses beside the one of `methods`.
+std::vector<Method> sweep(const Setting& balanced) {
+  std::vector<Method> all;
+  const auto add = [&](const std::string& title, auto&& change) {
+    all.push_back({title, balanced});
+    change(all.back().setting);
+  };
+  for (const double delta : {0.1, 0.3, 0.7, 0.9})
+    add("delta " + examples::fixed(delta, 1) + ", weight 1", [&](Setting& s) { s.delta = delta; });
+  for (const double weight : {0.01, 0.1, 10.0})
+    add("delta 0.5, weight " + examples::fixed(weight, weight < 0.1 ? 2
+                                                       : weight < 1 ? 1
+                                                                    : 0),
+        [&](Setting& s) { s.balance = weight; });
+  add("delta 0.1, weight 0.1", [](Setting& s) { s.delta = s.balance = 0.1; });
+  for (const double weight : {0.1, 1.0})
+    add("delta 0.5, weight " + examples::fixed(weight, weight < 1 ? 1 : 0) + ", variance / mean as printed",
+        [&](Setting& s) { s.balance = weight, s.variance_over_mean = true; });
+  add("delta 0.5, weight 1, I = 1 - delta where they match", [](Setting& s) { s.matching_less = true; });
+  return all;
+}
+
+/// Steps after which a run is looked at.
+std::vector<Index> looks(Index steps) {
+  std::vector<Index> all{0};
+  for (Index step = 5; step < steps; step *= 2) all.push_back(step);
+  all.push_back(steps);
+  return all;
+}
+
+/// Mean gates of every router over some languages, [router][expert].
+std::vector<std::vector<double>> mean_gates(Learner& learner, const std::vector<std::size_t>& tasks) {
+  llama::Adapters<S>& adapters = learner.adapters();
+  std::vector<std::vector<double>> means;
+  double tokens = 0;
+  for (const std::size_t task : tasks)
+    learner.each(task, 32, [&](const Rows& rows) {
+      tokens += static_cast<double>(rows.inputs.size());
+      std::size_t router = 0;
+      for (Index layer = 0; layer < adapters.layers(); ++layer)
+        for (const llama::Site site : adapters.sites()) {
+          const moxie::Routing<S>& routing = adapters.routing(layer, site);
+          if (router == means.size()) means.emplace_back(static_cast<std::size_t>(routing.experts));
+          for (Index row = 0; row < routing.rows; ++row)
+            for (Index e = 0; e < routing.experts; ++e)
+              means[router][static_cast<std::size_t>(e)] += double(routing.gate_row(row)[e]);
+          ++router;
+        }
+    });
+  for (auto& router : means)
+    for (double& gate : router) gate /= tokens;
+  return means;
+}
+
+/// Share of the second group, and the dispersion inside the groups (CV^2), means over the routers.
+std::pair<double, double> groups(const std::vector<std::vector<double>>& gates) {
+  double second = 0, dispersion = 0;
+  const auto n = static_cast<double>(gates.size());
+  for (const auto& router : gates) {
+    const std::size_t half = router.size() / 2;
+    for (const std::size_t first : {std::size_t{0}, half}) {
+      const Mean m = mean_of(std::span(router).subspan(first, half));
+      dispersion += m.spread * m.spread / (m.mean * m.mean) / (2 * n);
+      if (first > 0) second += m.mean * double(half) / n;
+    }
+  }
+  return {second, dispersion};
+}
+
+/// Norm of the change of the effective weights, by the norm of the weights that it changes: of LoRAs with
+/// each expert at its mean gate (`gates` [module][expert]; empty: 1).
+double change(Learner& learner, const std::vector<std::vector<double>>& gates) {
+  using Dense = Eigen::MatrixXd;
+  double changed = 0, all = 0;
+  const llama::Model<S>& base = learner.host().base(learner.setting().layers, learner.setting().base);
+  const auto weight_of = [&](const llama::Model<S>& model, Index layer, llama::Site site) {
+    constexpr llama::Weight weights[] = {llama::Weight::q,   llama::Weight::k,    llama::Weight::v,
+                                         llama::Weight::o,   llama::Weight::gate, llama::Weight::up,
+                                         llama::Weight::down};
+    return Dense(model.weight(weights[static_cast<std::size_t>(site)], layer).cast<double>());
+  };
+  using llama::Site;
+  const std::vector<Site> linears{Site::q, Site::k, Site::v, Site::o, Site::gate, Site::up, Site::down};
+  std::size_t module = 0;
+  for (Index layer = 0; layer < base.config.layers; ++layer)
+    for (const Site site : learner.adapted() ? learner.adapters().sites() : linears) {
+      const Dense before = weight_of(base, layer, site);
+      all += before.squaredNorm();
+      if (!learner.adapted()) {
+        changed += (weight_of(learner.model(), layer, site) - before).squaredNorm();
+        continue;
+      }
+      auto& set = learner.adapters().set();
+      const moxie::Module handle = learner.adapters().module(layer, site);
+      std::visit(
+          [&](const auto& adapter) {
+            if constexpr (requires { adapter.experts().total_rank(); }) {
+              const auto& bank = adapter.experts();
+              const S* const a = set.theta(handle).data();
+              const S* const b = a + bank.total_rank() * bank.in();
+              Dense update = Dense::Zero(bank.out(), bank.in());
+              for (Index e = 0; e < bank.experts(); ++e) {
+                const double gate = gates.empty() ? 1 : gates[module][static_cast<std::size_t>(e)];
+                const Index first = bank.begin(e), rank = bank.rank(e);
+                update += gate * double(bank.scale(e)) *
+                          llama::view<S>(b + first * bank.out(), rank, bank.out())
+                              .template cast<double>()
+                              .transpose() *
+                          llama::view<S>(a + first * bank.in(), rank, bank.in()).template cast<double>();
+              }
+              changed += update.squaredNorm();
+            }
+          },
+          set.entry(handle).adapter);
+      ++module;
+    }
+  return std::sqrt(changed / all);
+}
+
+Json measure(const Host& host, const Setting& setting) {
+  Learner learner(host, setting);
+  const auto memory = host.of_role(Role::memory);
+  Json result = {{"trainable", learner.trainable()}};
+  if (setting.tuning) {
+    learner.train();
+    result["loss"] = rounded(learner.loss(learner.trained(), 64));
+    return result;
+  }
+  for (const Index step : looks(setting.steps)) {
+    learner.train(step);
+    Json look = {{"step", step},
+                 {"new", rounded(learner.loss(learner.trained(), 64))},
+                 {"english", rounded(learner.loss(memory, 128))}};
+    if (setting.method == "loramoe") {
+      const auto english = mean_gates(learner, memory), others = mean_gates(learner, learner.trained());
+      look["second_group"] = {{"english", rounded(groups(english).first)},
+                              {"new", rounded(groups(others).first)}};
+      look["dispersion"] = {{"english", rounded(groups(english).second)},
+                            {"new", rounded(groups(others).second)}};
+      look["change"] = {{"english", rounded(change(learner, english))},
+                        {"new", rounded(change(learner, others))}};
+    } else {
+      look["change"] = {{"new", rounded(change(learner, {}))}};
+    }
+    result["looks"].push_back(look);
+  }
+  std::vector<std::size_t> all = learner.trained();
+  for (const auto role : {Role::unseen, Role::memory})
+    for (const std::size_t task : host.of_role(role)) all.push_back(task);
+  result["loss"] = losses(learner, all);
+  if (learner.adapted()) result["off_is_base"] = learner.off_is_base(memory.front());
+  return result;
+}
+
+/// A curve of a run's looks, both in nats per byte.
+struct Curve {
+  std::vector<double> learned, english;
+
+  explicit Curve(const Json& result) {
+    for (const Json& look : result["looks"]) {
+      learned.push_back(look["new"].get<double>());
+      english.push_back(look["english"].get<double>());
+    }
+  }
+  /// English where the new languages are first at `level`.
+  double english_at(double level) const {
+    for (std::size_t i = 1; i < learned.size(); ++i)
+      if (learned[i] <= level) {
+        const double way = (learned[i - 1] - level) / std::max(1e-12, learned[i - 1] - learned[i]);
+        return english[i - 1] + std::clamp(way, 0.0, 1.0) * (english[i] - english[i - 1]);
+      }
+    return english.back();
+  }
+};
+
+class Report {
+ public:
+  Report(const Host& host, const Command& command, const Runs& runs, std::vector<Method> methods,
+         std::vector<Method> slower, std::vector<Method> sweep)
+      : host_(host),
+        command_(command),
+        runs_(runs),
+        methods_(std::move(methods)),
+        slower_(std::move(slower)),
+        sweep_(std::move(sweep)) {}
+
+  void write() {
+    Page page(command_, "Forgetting, and localized balancing");
+    page.paragraph(
+        "English is the base's own language; the seven others are new. Nats per byte on held-out words, "
+        "mean ± spread over bases and seeds. Constant learning rates, so that each amount of data on "
+        "the way is a run of that length; they were chosen on other words. With replay, a quarter of "
+        "the rows are English.");
+    page.heading("At the end").table(ends(methods_));
+    page.paragraph("The same at a quarter and at a sixteenth of the learning rate:");
+    page.table(ends(slower_));
+    page.picture("frontier", frontier(false), "English against new languages, without replay");
+    page.picture("frontier-replay", frontier(true), "English against new languages, with replay");
+    page.picture("data", data(), "English against the amount of new data");
+    page.heading("Claims").claims(claims());
+    page.paragraph("Adapters switched off: " + switched_off());
+    page.heading("Groups").paragraph(
+        "Mean gates of the second group, English's, and the dispersion inside the groups, at the end.");
+    page.table(group_table());
+    page.picture("groups", group_picture(), "Share of English's group over training");
+    page.write();
+  }
+
+ private:
+  const Method& named(const std::string& title) const {
+    for (const auto* list : {&methods_, &sweep_})
+      for (const Method& method : *list)
+        if (method.title == title) return method;
+    throw std::logic_error("no method " + title);
+  }
+  Figures figure(const Method& method, const std::function<double(const Json&)>& f) const {
+    return figures(runs_, method.setting, command_, f);
+  }
+  Figures english(const std::string& title) const {
+    return figure(named(title), mean_loss(host_, host_.of_role(Role::memory)));
+  }
+  Figures learned(const std::string& title) const {
+    return figure(named(title), mean_loss(host_, host_.of_role(Role::trained)));
+  }
+  /// English where both have learned as much as the one that ends with less, run by run.
+  Figures at_equal_gain(const std::string& a, const std::string& b) const {
+    Figures difference;
+    const auto left = repeated(named(a).setting, command_), right = repeated(named(b).setting, command_);
+    for (std::size_t i = 0; i < left.size(); ++i) {
+      difference.emplace_back();
+      for (std::size_t j = 0; j < left[i].size(); ++j) {
+        const Curve x(runs_.result(left[i][j])), y(runs_.result(right[i][j]));
+        const double level = std::max(*std::min_element(x.learned.begin(), x.learned.end()),
+                                      *std::min_element(y.learned.begin(), y.learned.end()));
+        difference.back().push_back(x.english_at(level) - y.english_at(level));
+      }
+    }
+    return difference;
+  }
+  Figures last(const std::string& title, const char* group, const char* name) const {
+    return figure(named(title),
+                  [&](const Json& result) { return result["looks"].back()[group][name].get<double>(); });
+  }
+
+  examples::Table ends(const std::vector<Method>& list) const {
+    examples::Table table{{"method", "trainable", "learning rate", "new languages", "never trained",
+                           "English", "change of the weights"}};
+    for (const Method& method : list) {
+      const auto cell = [&](Role role) {
+        return text(mean_of(figure(method, mean_loss(host_, host_.of_role(role)))));
+      };
+      const Json& first = runs_.result(repeated(method.setting, command_)[0][0]);
+      table.rows.push_back(
+          {method.title, std::to_string(first["trainable"].get<Index>()),
+           examples::fixed(method.setting.learning_rate, 6), cell(Role::trained), cell(Role::unseen),
+           cell(Role::memory),
+           text(mean_of(figure(method,
+                               [](const Json& result) {
+                                 return result["looks"].back()["change"]["new"].get<double>();
+                               })),
+                2)});
+    }
+    return table;
+  }
+
+  /// A method's mean over bases and seeds of a number of each look.
+  std::vector<double> over_looks(const Method& method, const std::function<double(const Json&)>& f) const {
+    std::vector<double> means;
+    const auto runs = flat(repeated(method.setting, command_));
+    for (const Setting& run : runs) {
+      const Json& looks = runs_.result(run)["looks"];
+      means.resize(looks.size());
+      for (std::size_t i = 0; i < looks.size(); ++i) means[i] += f(looks[i]) / double(runs.size());
+    }
+    return means;
+  }
+
+  std::string frontier(bool replay) const {
+    moxie::plot::LineChart chart{
+        .title = replay ? "Learning against forgetting, with replay" : "Learning against forgetting",
+        .subtitle =
+            "each mark a number of steps (0, 5, 10, 20 to 160), mean over bases and seeds; down and left is "
+            "better",
+        .x = {.label = "new languages", .unit = "nats per byte"},
+        .y = {.label = "English", .unit = "nats per byte"},
+        .height = 520};
+    for (const Method& method : methods_) {
+      if ((method.setting.replay > 0) != replay) continue;
+      chart.series.push_back(
+          {.name = method.title,
+           .x = over_looks(method, [](const Json& look) { return look["new"].get<double>(); }),
+           .y = over_looks(method, [](const Json& look) { return look["english"].get<double>(); }),
+           .marks = true});
+    }
+    return moxie::plot::svg(chart);
+  }
+
+  std::string data() const {
+    moxie::plot::LineChart chart{.title = "Forgetting against the amount of new data",
+                                 .subtitle = "mean over bases and seeds",
+                                 .x = {.label = "bytes of new languages", .log = true},
+                                 .y = {.label = "English", .unit = "nats per byte"},
+                                 .height = 520};
+    for (const Method& method : methods_) {
+      moxie::plot::Series series{.name = method.title, .marks = true};
+      const auto steps = over_looks(method, [](const Json& look) { return look["step"].get<double>(); });
+      const auto english = over_looks(method, [](const Json& look) { return look["english"].get<double>(); });
+      for (std::size_t i = 1; i < steps.size(); ++i) {  // a logarithm has no 0
+        series.x.push_back(steps[i] * double(rows_per_step * context) * (1 - method.setting.replay));
+        series.y.push_back(english[i]);
+      }
+      chart.series.push_back(std::move(series));
+    }
+    return moxie::plot::svg(chart);
+  }
+
+  std::vector<Claim> claims() const {
+    const std::string free = "LoRAMoE, replay", balanced = "LoRAMoE, balanced, replay";
+    const std::string printed = "delta 0.5, weight 1, variance / mean as printed",
+                      turned = "delta 0.5, weight 1, I = 1 - delta where they match";
+    const auto turn = [&](const std::string& title) {
+      return last(title, "second_group", "new") - last(title, "second_group", "english");
+    };
+    return {
+        {"at equal gain LoRA forgets less than full fine-tuning, by 0.02", -0.02,
+         at_equal_gain("LoRA r21", "full fine-tuning")},
+        {"at equal gain LoRAMoE forgets less than LoRA of its weights, by 0.02", -0.02,
+         at_equal_gain("LoRAMoE", "LoRA r21")},
+        {"... with replay", -0.02, at_equal_gain(free, "LoRA r21, replay")},
+        {"replay keeps English, LoRA: 0.1", -0.1, english("LoRA r21, replay") - english("LoRA r21")},
+        {"the constraint keeps English: 0.02 below LoRAMoE without", -0.02,
+         english(balanced) - english(free)},
+        {"... at no cost of 0.01 for the new languages", 0.01, learned(balanced) - learned(free)},
+        {"... and 0.02 below LoRA of its weights", -0.02, english(balanced) - english("LoRA r21, replay")},
+        {"the constraint as printed (variance / mean) does as well as CV^2, within 0.01 of English", 0.01,
+         english(printed) - english(balanced)},
+        {"the group that matches gets more: English's group has more of English's gates than of the others'",
+         0, turn(balanced)},
+        {"... with I = 1 - delta where they match", 0, turn(turned)},
+        {"... without the constraint", 0, turn(free)}};
+  }
+
+  std::string switched_off() const {
+    std::size_t runs = 0, same = 0;
+    for (const auto* list : {&methods_, &slower_, &sweep_})
+      for (const Method& method : *list)
+        for (const Setting& run : flat(repeated(method.setting, command_)))
+          if (const Json& result = runs_.result(run); result.contains("off_is_base")) {
+            ++runs;
+            same += result["off_is_base"].get<bool>();
+          }
+    return "in " + std::to_string(same) + " of " + std::to_string(runs) +
+           " runs the model gives the base's logits of English to the bit.";
+  }
+
+  examples::Table group_table() const {
+    examples::Table table{{"LoRAMoE with replay", "new languages", "English", "second group: English",
+                           "new languages", "dispersion in the groups", "change of the weights: English",
+                           "new languages"}};
+    std::vector<const Method*> list{&named("LoRAMoE, replay"), &named("LoRAMoE, balanced, replay")};
+    for (const Method& method : sweep_) list.push_back(&method);
+    for (const Method* method : list) {
+      const std::string& title = method->title;
+      const auto cell = [&](const char* group, const char* name, int decimals) {
+        return text(mean_of(last(title, group, name)), decimals);
+      };
+      table.rows.push_back({title == "LoRAMoE, replay"             ? "no constraint"
+                            : title == "LoRAMoE, balanced, replay" ? "delta 0.5, weight 1"
+                                                                   : title,
+                            text(mean_of(learned(title))), text(mean_of(english(title))),
+                            cell("second_group", "english", 2), cell("second_group", "new", 2),
+                            cell("dispersion", "new", 2), cell("change", "english", 2),
+                            cell("change", "new", 2)});
+    }
+    return table;
+  }
+
+  std::string group_picture() const {
+    moxie::plot::LineChart chart{
+        .title = "Gates of English's group over training",
+        .subtitle = "share of the second four of eight experts, mean over routers, bases and seeds",
+        .x = {.label = "optimiser step"},
+        .y = {.label = "share of the gates"},
+        .height = 480};
+    const std::pair<const char*, const char*> lines[] = {
+        {"LoRAMoE, replay", "no constraint"},
+        {"LoRAMoE, balanced, replay", "constraint"},
+        {"delta 0.5, weight 1, I = 1 - delta where they match", "turned round"}};
+    for (const auto& [title, name] : lines)
+      for (const auto& [words, which] : {std::pair{"english", "English"}, {"new", "new languages"}})
+        chart.series.push_back(
+            {.name = std::string(name) + ": " + which,
+             .x = over_looks(named(title), [](const Json& look) { return look["step"].get<double>(); }),
+             .y = over_looks(named(title),
+                             [&](const Json& look) { return look["second_group"][words].get<double>(); }),
+             .marks = true});
+    return moxie::plot::svg(chart);
+  }
+
+  const Host& host_;
+  const Command& command_;
+  const Runs& runs_;
+  std::vector<Method> methods_, slower_, sweep_;
+};
+
+void study(const Command& command) {
+  const Host host(command.bases, command.quick);
+  Runs runs = open_runs(command, [&](const Setting& setting) { return measure(host, setting); });
+  std::vector<Method> all = methods(command);
+  std::vector<Setting> settings;
+  for (const Method& method : all) settings.push_back(method.setting);
+  const auto repetitions = static_cast<std::size_t>(command.base_count() * command.seeds());
+  settings =
+      runs.tuned(std::move(settings), (3 * all.size() + sweep({}).size()) * repetitions, !command.quick);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i].setting = settings[i];
+
+  std::vector<Method> slower;
+  for (const double factor : {0.25, 0.0625})
+    for (const Method& method : all) {
+      slower.push_back(method);
+      slower.back().setting.learning_rate *= factor;
+    }
+  const std::vector<Method> balances = sweep(all.back().setting);
+  std::vector<Setting> wanted;
+  for (const auto* list : {&std::as_const(all), &std::as_const(slower), &balances})
+    for (const Method& method : *list)
+      for (const Setting& setting : flat(repeated(method.setting, command))) wanted.push_back(setting);
+  runs.run(wanted);
+  runs.tidy();
+  Report(host, command, runs, all, slower, balances).write();
+}
+
+}  // namespace
+}  // namespace papers
+
+int main(int argc, char** argv) {
+  return papers::study_main(argc, argv, "loramoe",
+                            "LoRAMoE: what is forgotten while other languages are learned, and what keeps it",
+                            papers::study);
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT
+#include "routing.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "runs.hpp"
+
+namespace papers {
+namespace {
+
+constexpr std::size_t most_rows = 64, permutations = 4, bytes = 256;
+
+/// Sums of gates and numbers of tokens by label and byte: [label][byte][expert], [label][byte].
+struct Sums {
+  std::size_t labels, experts;
+  std::vector<double> gates, tokens;
+
+  Sums(std::size_t labels_, std::size_t experts_)
+      : labels(labels_), experts(experts_), gates(labels * bytes * experts), tokens(labels * bytes) {}
+
+  void add(std::size_t label, std::size_t byte, const double* shares) {
+    const std::size_t cell = label * bytes + byte;
+    tokens[cell] += 1;
+    for (std::size_t e = 0; e < experts; ++e) gates[cell * experts + e] += shares[e];
+  }
+};
+
+double plogp(double p) { return p > 0 ? p * std::log(p) : 0; }
+
+/// Sum over groups of tokens of sum_e p(group, e) log p(e | group), the tokens' share as p(group).
+template <class CellOf>
+double negative_entropy(const Sums& s, std::size_t groups, CellOf&& group_of) {
+  std::vector<double> gates(groups * s.experts), tokens(groups);
+  double all = 0;
+  for (std::size_t label = 0; label < s.labels; ++label)
+    for (std::size_t byte = 0; byte < bytes; ++byte) {
+      const std::size_t cell = label * bytes + byte, group = group_of(label, byte);
+      tokens[group] += s.tokens[cell];
+      all += s.tokens[cell];
+      for (std::size_t e = 0; e < s.experts; ++e)
+        gates[group * s.experts + e] += s.gates[cell * s.experts + e];
+    }
+  double sum = 0;
+  for (std::size_t group = 0; group < groups; ++group)
+    if (tokens[group] > 0)
+      for (std::size_t e = 0; e < s.experts; ++e)
+        sum += tokens[group] / all * plogp(gates[group * s.experts + e] / tokens[group]);
+  return sum;
+}
+
+struct Information {
+  double language, byte, language_given_byte, entropy;
+};
+Information information(const Sums& s) {
+  const double none = negative_entropy(s, 1, [](std::size_t, std::size_t) { return std::size_t{0}; });
+  const double by_language =
+      negative_entropy(s, s.labels, [](std::size_t label, std::size_t) { return label; });
+  const double by_byte = negative_entropy(s, bytes, [](std::size_t, std::size_t byte) { return byte; });
+  const double by_both = negative_entropy(
+      s, s.labels * bytes, [](std::size_t label, std::size_t byte) { return label * bytes + byte; });
+  return {by_language - none, by_byte - none, by_both - by_byte, -none};
+}
+
+/// For every permutation, the label of each row of every trained language: the languages in order and, from
+/// the second on, exchanged at random.
+std::vector<std::vector<std::size_t>> labellings(std::size_t languages, std::size_t rows) {
+  std::vector<std::vector<std::size_t>> all(1 + permutations);
+  for (std::size_t p = 0; p <= permutations; ++p) {
+    all[p].resize(languages * rows);
+    for (std::size_t i = 0; i < all[p].size(); ++i) all[p][i] = i / rows;
+    for (std::size_t i = all[p].size(); p > 0 && i > 1; --i)
+      std::swap(all[p][i - 1], all[p][languages::draw({7, p, i}, 0) % i]);
+  }
+  return all;
+}
+
+/// Cosine between languages of the mean gates of all routers, each centred over the trained languages.
+std::vector<std::vector<double>> similarity(const std::vector<RouterMeans>& routers,
+                                            const std::vector<std::size_t>& trained) {
+  const std::size_t tasks = routers.front().gates.size();
+  std::vector<std::vector<double>> vectors(tasks);
+  for (const RouterMeans& router : routers)
+    for (std::size_t e = 0; e < router.gates.front().size(); ++e) {
+      double mean = 0;
+      for (const std::size_t t : trained) mean += router.gates[t][e] / static_cast<double>(trained.size());
+      for (std::size_t t = 0; t < tasks; ++t) vectors[t].push_back(router.gates[t][e] - mean);
+    }
+  std::vector<std::vector<double>> cosines(tasks, std::vector<double>(tasks));
+  const auto dot = [&](std::size_t a, std::size_t b) {
+    return std::inner_product(vectors[a].begin(), vectors[a].end(), vectors[b].begin(), 0.0);
+  };
+  for (std::size_t a = 0; a < tasks; ++a)
+    for (std::size_t b = 0; b < tasks; ++b)
+      cosines[a][b] = dot(a, b) / std::max(1e-30, std::sqrt(dot(a, a) * dot(b, b)));
+  return cosines;
+}
+
+/// Mean cosine within the two groups of a split less the mean between them.
+double split_score(const std::vector<std::vector<double>>& cosines, const std::vector<std::size_t>& trained,
+                   unsigned first_group) {
+  double within = 0, between = 0;
+  int n_within = 0, n_between = 0;
+  for (std::size_t a = 0; a < trained.size(); ++a)
+    for (std::size_t b = 0; b < a; ++b) {
+      const bool same = ((first_group >> a) & 1) == ((first_group >> b) & 1);
+      (same ? within : between) += cosines[trained[a]][trained[b]];
+      ++(same ? n_within : n_between);
+    }
+  return within / std::max(1, n_within) - between / std::max(1, n_between);
+}
+
+void score_families(RoutingFigures& f, const Host& host, const std::vector<std::size_t>& trained) {
+  unsigned romance = 0;
+  for (std::size_t i = 0; i < trained.size(); ++i)
+    for (const char* const name : {"fr", "es", "it"})
+      if (trained[i] == host.task(name)) romance |= 1u << i;
+  f.families = split_score(f.similarity, trained, romance);
+  f.families_rank = 1;
+  for (unsigned split = 0; split < 1u << trained.size(); ++split)
+    if (std::popcount(split) == 3 && split_score(f.similarity, trained, split) > f.families)
+      ++f.families_rank;
+}
+
+}  // namespace
+
+RoutingAnalysis analyse_routing(Learner& learner) {
+  llama::Adapters<S>& adapters = learner.adapters();
+  const Host& host = learner.host();
+  const std::vector<std::size_t> trained = host.of_role(languages::Role::trained);
+  const std::size_t tasks = host.tasks().size();
+  RoutingAnalysis all;
+  std::vector<std::vector<Sums>> sums;  // [router][permutation]
+  const auto each_router = [&](auto&& f) {
+    std::size_t router = 0;
+    for (Index layer = 0; layer < adapters.layers(); ++layer)
+      for (const llama::Site site : adapters.sites()) {
+        const moxie::Routing<S>& routing = adapters.routing(layer, site);
+        for (Index head = 0; head < routing.rows_per_token; ++head) f(router++, layer, site, head, routing);
+      }
+  };
+  const std::size_t rows = host.held_out(trained.front(), learner.setting().tuning, most_rows).size();
+  const auto labels = labellings(trained.size(), rows);
+  for (std::size_t task = 0; task < tasks; ++task) {
+    const auto place = std::find(trained.begin(), trained.end(), task);
+    const auto language = static_cast<std::size_t>(place - trained.begin());
+    std::size_t row_of_task = 0;
+    double tokens = 0;
+    learner.each(task, most_rows, [&](const Rows& batch) {
+      tokens += static_cast<double>(batch.inputs.size());
+      each_router(
+          [&](std::size_t r, Index layer, llama::Site site, Index head, const moxie::Routing<S>& routing) {
+            const auto experts = static_cast<std::size_t>(routing.experts);
+            if (r == all.routers.size()) {
+              all.routers.push_back({layer, site, head, 0, {tasks, std::vector<double>(experts)}});
+              sums.emplace_back(1 + permutations, Sums(trained.size(), experts));
+            }
+            std::vector<double> shares(experts);
+            for (std::size_t t = 0; t < batch.inputs.size(); ++t) {
+              const S* const gates = routing.gate_row(static_cast<Index>(t) * routing.rows_per_token + head);
+              double sum = 0;
+              for (std::size_t e = 0; e < experts; ++e) sum += double(gates[e]);
+              for (std::size_t e = 0; e < experts; ++e) {
+                shares[e] = sum > 0 ? double(gates[e]) / sum : 0;
+                all.routers[r].gates[task][e] += shares[e];
+              }
+              if (place == trained.end()) continue;
+              const std::size_t row = language * rows + row_of_task + t / context;
+              for (std::size_t p = 0; p < labels.size(); ++p)
+                sums[r][p].add(labels[p][row], static_cast<std::size_t>(batch.inputs[t]), shares.data());
+            }
+          });
+      row_of_task += batch.tasks.size();
+    });
+    for (RouterMeans& router : all.routers)
+      for (double& gate : router.gates[task]) gate /= tokens;
+  }
+
+  RoutingFigures& f = all.figures;
+  const auto n = static_cast<double>(all.routers.size());
+  f.by_layer.resize(static_cast<std::size_t>(adapters.layers()));
+  std::vector<double> routers_of_layer(f.by_layer.size());
+  for (std::size_t r = 0; r < all.routers.size(); ++r) {
+    const Information own = information(sums[r][0]);
+    all.routers[r].language = own.language;
+    f.language += own.language / n;
+    f.byte += own.byte / n;
+    f.language_given_byte += own.language_given_byte / n;
+    f.effective_experts += std::exp(own.entropy) / n;
+    for (std::size_t p = 1; p <= permutations; ++p) {
+      const Information chance = information(sums[r][p]);
+      f.language_permuted += chance.language / n / double(permutations);
+      f.language_given_byte_permuted += chance.language_given_byte / n / double(permutations);
+    }
+    const auto layer = static_cast<std::size_t>(all.routers[r].layer);
+    f.by_layer[layer] += own.language;
+    routers_of_layer[layer] += 1;
+  }
+  for (std::size_t layer = 0; layer < f.by_layer.size(); ++layer)
+    f.by_layer[layer] /= std::max(1.0, routers_of_layer[layer]);
+  f.similarity = similarity(all.routers, trained);
+  score_families(f, host, trained);
+  return all;
+}
+
+GateSwap swap_gates(Learner& learner, const RoutingAnalysis& analysis) {
+  const Host& host = learner.host();
+  const std::vector<std::size_t> trained = host.of_role(languages::Role::trained);
+  // The same experts under gates that are given.
+  llama::AdapterOptions options = adapter_options(learner.setting());
+  options.route = llama::RouteBy::given;
+  llama::Adapters<S> given(learner.model().config, options, 0);
+  given.take_experts(learner.adapters());
+
+  constexpr std::size_t alike = static_cast<std::size_t>(-1);
+  const auto give = [&](std::size_t language, Index tokens) {
+    for (std::size_t r = 0; r < analysis.routers.size();) {
+      const RouterMeans& first = analysis.routers[r];
+      std::size_t end = r + 1;
+      while (end < analysis.routers.size() && analysis.routers[end].head > 0) ++end;
+      const auto heads = static_cast<Index>(end - r);
+      const auto experts = static_cast<Index>(first.gates.front().size());
+      llama::Matrix<S> gates(tokens * heads, experts);
+      for (Index head = 0; head < heads; ++head)
+        for (Index e = 0; e < experts; ++e) {
+          const auto& means = analysis.routers[r + static_cast<std::size_t>(head)].gates;
+          gates(head, e) = language == alike ? S(1) / static_cast<S>(experts)
+                                             : static_cast<S>(means[language][static_cast<std::size_t>(e)]);
+        }
+      for (Index token = 1; token < tokens; ++token)
+        gates.middleRows(token * heads, heads) = gates.topRows(heads);
+      given.give(first.layer, first.site, gates, heads);
+      r = end;
+    }
+  };
+  llama::State<S> state;
+  const auto loss = [&](std::size_t task, std::size_t language) {
+    llama::Loss sum;
+    languages::for_rows(host.held_out(task, learner.setting().tuning, most_rows), task, rows_per_step,
+                        [&](const Rows& rows) {
+                          give(language, std::ssize(rows.inputs));
+                          llama::forward<S>(learner.model(), rows.inputs,
+                                            {.rows = std::ssize(rows.tasks), .seq = context}, state, given);
+                          sum += llama::total(llama::cross_entropy<S>(state, rows.targets));
+                        });
+    return sum.mean();
+  };
+  GateSwap swap;
+  const auto n = static_cast<double>(trained.size());
+  for (const std::size_t task : trained) {
+    swap.own += learner.loss(task, most_rows) / n;
+    swap.uniform += loss(task, alike) / n;
+    for (const std::size_t language : trained)
+      (language == task ? swap.mean : swap.other) +=
+          loss(task, language) / (language == task ? n : n * (n - 1));
+  }
+  return swap;
+}
+
+Json RoutingFigures::json() const {
+  Json json = {{"language", rounded(language)},
+               {"language_permuted", rounded(language_permuted)},
+               {"byte", rounded(byte)},
+               {"language_given_byte", rounded(language_given_byte)},
+               {"language_given_byte_permuted", rounded(language_given_byte_permuted)},
+               {"effective_experts", rounded(effective_experts)},
+               {"families", rounded(families)},
+               {"families_rank", families_rank}};
+  for (const double value : by_layer) json["by_layer"].push_back(rounded(value));
+  for (const auto& row : similarity) {
+    Json values;
+    for (const double value : row) values.push_back(std::round(value * 100) / 100);
+    json["similarity"].push_back(values);
+  }
+  return json;
+}
+
+Json GateSwap::json() const {
+  return {{"own", rounded(own)},
+          {"mean", rounded(mean)},
+          {"other", rounded(other)},
+          {"uniform", rounded(uniform)}};
+}
+
+}  // namespace papers

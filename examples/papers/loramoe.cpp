@@ -50,15 +50,12 @@ std::vector<Method> sweep(const Setting& balanced) {
     change(all.back().setting);
   };
   for (const double delta : {0.1, 0.3, 0.7, 0.9})
-    add("delta " + examples::fixed(delta, 1) + ", weight 1", [&](Setting& s) { s.delta = delta; });
+    add("delta " + shortest(delta) + ", weight 1", [&](Setting& s) { s.delta = delta; });
   for (const double weight : {0.01, 0.1, 10.0})
-    add("delta 0.5, weight " + examples::fixed(weight, weight < 0.1 ? 2
-                                                       : weight < 1 ? 1
-                                                                    : 0),
-        [&](Setting& s) { s.balance = weight; });
+    add("delta 0.5, weight " + shortest(weight), [&](Setting& s) { s.balance = weight; });
   add("delta 0.1, weight 0.1", [](Setting& s) { s.delta = s.balance = 0.1; });
   for (const double weight : {0.1, 1.0})
-    add("delta 0.5, weight " + examples::fixed(weight, weight < 1 ? 1 : 0) + ", variance / mean as printed",
+    add("delta 0.5, weight " + shortest(weight) + ", variance / mean as printed",
         [&](Setting& s) { s.balance = weight, s.variance_over_mean = true; });
   add("delta 0.5, weight 1, I = 1 - delta where they match", [](Setting& s) { s.matching_less = true; });
   return all;
@@ -296,7 +293,7 @@ class Report {
       const Json& first = runs_.result(repeated(method.setting, command_)[0][0]);
       table.rows.push_back(
           {method.title, std::to_string(first["trainable"].get<Index>()),
-           examples::fixed(method.setting.learning_rate, 6), cell(Role::trained), cell(Role::unseen),
+           shortest(method.setting.learning_rate), cell(Role::trained), cell(Role::unseen),
            cell(Role::memory),
            text(mean_of(figure(method,
                                [](const Json& result) {

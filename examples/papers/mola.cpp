@@ -72,13 +72,12 @@ Json differences(Learner& learner) {
     Json row;
     for (const llama::Site site : adapters.sites()) {
       const moxie::Module module = adapters.module(layer, site);
+      const std::span<const S> theta = adapters.set().theta(module);
       std::visit(
           [&](const auto& adapter) {
-            if constexpr (requires {
-                            moxie::expert_differences(adapter.experts(), adapters.set().theta(module));
-                          })
-              row.push_back(rounded(moxie::mean_difference(moxie::expert_differences(
-                  adapter.experts(), std::span<const S>(adapters.set().theta(module))))));
+            if constexpr (requires { moxie::expert_differences(adapter.experts(), theta); })
+              row.push_back(
+                  rounded(moxie::mean_difference(moxie::expert_differences(adapter.experts(), theta))));
           },
           adapters.set().entry(module).adapter);
     }
@@ -284,7 +283,7 @@ class Study {
       std::vector<std::string> row{
           m.title + (m.title == "by the measured differences" ? " " + listed(m.setting.experts) : ""),
           std::to_string(runs_.result(repeated(m.setting, command_)[0][0])["trainable"].get<Index>()),
-          examples::fixed(m.setting.learning_rate, 5), text(mean_of(downstream(r, m.title)), 4),
+          shortest(m.setting.learning_rate), text(mean_of(downstream(r, m.title)), 4),
           text(mean_of(figures(runs_, m.setting, command_, mean_loss(host_, host_.of_role(Role::memory)))))};
       if (r > 0)
         row.push_back(text(mean_of(figures(runs_, m.setting, command_,

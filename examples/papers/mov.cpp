@@ -162,10 +162,9 @@ class Report {
                    ? std::string("-")
                    : text(mean_of(figures(runs_, method.setting, command_, of_role(role))));
       };
-      const auto rate = examples::fixed(method.setting.learning_rate, 5);
       table.rows.push_back(
           {method.title, method.setting.steps == 0 ? "-" : examples::fixed(trainable(method), 0),
-           method.setting.steps == 0 ? "-" : rate.substr(0, rate.find_last_not_of('0') + 1),
+           method.setting.steps == 0 ? "-" : shortest(method.setting.learning_rate),
            cell(languages::Role::trained), cell(languages::Role::unseen), cell(languages::Role::memory)});
     }
     return table;

@@ -34,7 +34,7 @@ std::vector<std::size_t> Host::of_role(languages::Role role) const {
 
 Sequences Host::held_out(std::size_t task, bool tuning, std::size_t most) const {
   const Sequences all((tuning ? tuning_ : tables_)[task]);
-  return all.first(std::min(all.size(), quick_ ? std::min<std::size_t>(most, 4) : most));
+  return all.first(std::min(all.size(), quick_ ? std::min<std::size_t>(most, 2) : most));
 }
 
 const llama::Model<S>& Host::base(Index layers, int number) const {
@@ -42,7 +42,7 @@ const llama::Model<S>& Host::base(Index layers, int number) const {
   const auto found = bases_.find({layers, number});
   if (found != bases_.end()) return found->second;
   // As many steps as the other figures' base has; of the deeper one fewer, which cost twice as much each.
-  const std::uint64_t steps = quick_ ? 2 : layers > 4 ? 900 : 1800;
+  const std::uint64_t steps = quick_ ? 1 : layers > 4 ? 900 : 1800;
   const auto path = folder_ / ("english-64x" + std::to_string(layers) + "-" + std::to_string(number) +
                                (quick_ ? "-quick" : "") + ".bin");
   llama::Model<S> model(llama::Config{.layers = layers});

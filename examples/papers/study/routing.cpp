@@ -5,63 +5,13 @@
 #include <cmath>
 #include <numeric>
 
+#include "information.hpp"
 #include "runs.hpp"
 
 namespace papers {
 namespace {
 
-constexpr std::size_t most_rows = 64, permutations = 4, bytes = 256;
-
-/// Sums of gates and numbers of tokens by label and byte: [label][byte][expert], [label][byte].
-struct Sums {
-  std::size_t labels, experts;
-  std::vector<double> gates, tokens;
-
-  Sums(std::size_t labels_, std::size_t experts_)
-      : labels(labels_), experts(experts_), gates(labels * bytes * experts), tokens(labels * bytes) {}
-
-  void add(std::size_t label, std::size_t byte, const double* shares) {
-    const std::size_t cell = label * bytes + byte;
-    tokens[cell] += 1;
-    for (std::size_t e = 0; e < experts; ++e) gates[cell * experts + e] += shares[e];
-  }
-};
-
-double plogp(double p) { return p > 0 ? p * std::log(p) : 0; }
-
-/// Sum over groups of tokens of sum_e p(group, e) log p(e | group), the tokens' share as p(group).
-template <class CellOf>
-double negative_entropy(const Sums& s, std::size_t groups, CellOf&& group_of) {
-  std::vector<double> gates(groups * s.experts), tokens(groups);
-  double all = 0;
-  for (std::size_t label = 0; label < s.labels; ++label)
-    for (std::size_t byte = 0; byte < bytes; ++byte) {
-      const std::size_t cell = label * bytes + byte, group = group_of(label, byte);
-      tokens[group] += s.tokens[cell];
-      all += s.tokens[cell];
-      for (std::size_t e = 0; e < s.experts; ++e)
-        gates[group * s.experts + e] += s.gates[cell * s.experts + e];
-    }
-  double sum = 0;
-  for (std::size_t group = 0; group < groups; ++group)
-    if (tokens[group] > 0)
-      for (std::size_t e = 0; e < s.experts; ++e)
-        sum += tokens[group] / all * plogp(gates[group * s.experts + e] / tokens[group]);
-  return sum;
-}
-
-struct Information {
-  double language, byte, language_given_byte, entropy;
-};
-Information information(const Sums& s) {
-  const double none = negative_entropy(s, 1, [](std::size_t, std::size_t) { return std::size_t{0}; });
-  const double by_language =
-      negative_entropy(s, s.labels, [](std::size_t label, std::size_t) { return label; });
-  const double by_byte = negative_entropy(s, bytes, [](std::size_t, std::size_t byte) { return byte; });
-  const double by_both = negative_entropy(
-      s, s.labels * bytes, [](std::size_t label, std::size_t byte) { return label * bytes + byte; });
-  return {by_language - none, by_byte - none, by_both - by_byte, -none};
-}
+constexpr std::size_t most_rows = 64, permutations = 4;
 
 /// For every permutation, the label of each row of every trained language: the languages in order and, from
 /// the second on, exchanged at random.
@@ -131,7 +81,7 @@ RoutingAnalysis analyse_routing(Learner& learner) {
   const std::vector<std::size_t> trained = host.of_role(languages::Role::trained);
   const std::size_t tasks = host.tasks().size();
   RoutingAnalysis all;
-  std::vector<std::vector<Sums>> sums;  // [router][permutation]
+  std::vector<std::vector<GateSums>> sums;  // [router][permutation]
   const auto each_router = [&](auto&& f) {
     std::size_t router = 0;
     for (Index layer = 0; layer < adapters.layers(); ++layer)
@@ -154,7 +104,7 @@ RoutingAnalysis analyse_routing(Learner& learner) {
             const auto experts = static_cast<std::size_t>(routing.experts);
             if (r == all.routers.size()) {
               all.routers.push_back({layer, site, head, 0, {tasks, std::vector<double>(experts)}});
-              sums.emplace_back(1 + permutations, Sums(trained.size(), experts));
+              sums.emplace_back(1 + permutations, GateSums(trained.size(), experts));
             }
             std::vector<double> shares(experts);
             for (std::size_t t = 0; t < batch.inputs.size(); ++t) {
@@ -183,18 +133,18 @@ RoutingAnalysis analyse_routing(Learner& learner) {
   std::vector<double> routers_of_layer(f.by_layer.size());
   for (std::size_t r = 0; r < all.routers.size(); ++r) {
     const Information own = information(sums[r][0]);
-    all.routers[r].language = own.language;
-    f.language += own.language / n;
+    all.routers[r].language = own.label;
+    f.language += own.label / n;
     f.byte += own.byte / n;
-    f.language_given_byte += own.language_given_byte / n;
+    f.language_given_byte += own.label_given_byte / n;
     f.effective_experts += std::exp(own.entropy) / n;
     for (std::size_t p = 1; p <= permutations; ++p) {
       const Information chance = information(sums[r][p]);
-      f.language_permuted += chance.language / n / double(permutations);
-      f.language_given_byte_permuted += chance.language_given_byte / n / double(permutations);
+      f.language_permuted += chance.label / n / double(permutations);
+      f.language_given_byte_permuted += chance.label_given_byte / n / double(permutations);
     }
     const auto layer = static_cast<std::size_t>(all.routers[r].layer);
-    f.by_layer[layer] += own.language;
+    f.by_layer[layer] += own.label;
     routers_of_layer[layer] += 1;
   }
   for (std::size_t layer = 0; layer < f.by_layer.size(); ++layer)

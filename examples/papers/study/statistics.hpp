@@ -25,6 +25,13 @@ inline Mean mean_of(std::span<const double> values) {
   return m;
 }
 
+/// A setting as it was given: "0.005".
+inline std::string shortest(double value) {
+  char buffer[40];
+  return std::string(buffer,
+                     std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed).ptr);
+}
+
 /// "2.138 ± 0.004".
 inline std::string text(const Mean& m, int decimals = 3) {
   return examples::fixed(m.mean, decimals) + " ± " + examples::fixed(m.spread, decimals);

@@ -22,8 +22,8 @@ struct Command {
   int workers = 2;
   int base_count() const { return quick ? 1 : 2; }
   int seeds() const { return quick ? 2 : 3; }
-  /// Steps of a study, 2 where it is quick.
-  Index steps(Index full) const { return quick ? std::min<Index>(full, 2) : full; }
+  /// Steps of a study, 1 where it is quick.
+  Index steps(Index full) const { return quick ? std::min<Index>(full, 1) : full; }
 };
 
 /// Reads the command line and runs a study; an error is one line on stderr, and 1.

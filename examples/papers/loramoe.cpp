@@ -428,13 +428,14 @@ class Report {
         {"LoRAMoE, balanced, replay", "constraint"},
         {"delta 0.5, weight 1, I = 1 - delta where they match", "turned round"}};
     for (const auto& [title, name] : lines)
-      for (const auto& [words, which] : {std::pair{"english", "English"}, {"new", "new languages"}})
+      for (const std::string words : {"english", "new"}) {
+        const auto look = [&words](const Json& look) { return look["second_group"][words].get<double>(); };
         chart.series.push_back(
-            {.name = std::string(name) + ": " + which,
+            {.name = std::string(name) + (words == "english" ? ": English" : ": new languages"),
              .x = over_looks(named(title), [](const Json& look) { return look["step"].get<double>(); }),
-             .y = over_looks(named(title),
-                             [&](const Json& look) { return look["second_group"][words].get<double>(); }),
+             .y = over_looks(named(title), look),
              .marks = true});
+      }
     return moxie::plot::svg(chart);
   }
 

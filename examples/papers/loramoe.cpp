@@ -304,6 +304,9 @@ class Report {
     return table;
   }
 
+  static std::function<double(const Json&)> of(const char* name) {
+    return [name](const Json& look) { return look[name].get<double>(); };
+  }
   /// A method's mean over bases and seeds of a number of each look.
   std::vector<double> over_looks(const Method& method, const std::function<double(const Json&)>& f) const {
     std::vector<double> means;
@@ -327,11 +330,10 @@ class Report {
         .height = 520};
     for (const Method& method : methods_) {
       if ((method.setting.replay > 0) != replay) continue;
-      chart.series.push_back(
-          {.name = method.title,
-           .x = over_looks(method, [](const Json& look) { return look["new"].get<double>(); }),
-           .y = over_looks(method, [](const Json& look) { return look["english"].get<double>(); }),
-           .marks = true});
+      chart.series.push_back({.name = method.title,
+                              .x = over_looks(method, of("new")),
+                              .y = over_looks(method, of("english")),
+                              .marks = true});
     }
     return moxie::plot::svg(chart);
   }
@@ -344,8 +346,8 @@ class Report {
                                  .height = 520};
     for (const Method& method : methods_) {
       moxie::plot::Series series{.name = method.title, .marks = true};
-      const auto steps = over_looks(method, [](const Json& look) { return look["step"].get<double>(); });
-      const auto english = over_looks(method, [](const Json& look) { return look["english"].get<double>(); });
+      const auto steps = over_looks(method, of("step"));
+      const auto english = over_looks(method, of("english"));
       for (std::size_t i = 1; i < steps.size(); ++i) {  // a logarithm has no 0
         series.x.push_back(steps[i] * double(rows_per_step * context) * (1 - method.setting.replay));
         series.y.push_back(english[i]);
@@ -429,11 +431,11 @@ class Report {
         {"delta 0.5, weight 1, I = 1 - delta where they match", "turned round"}};
     for (const auto& [title, name] : lines)
       for (const std::string words : {"english", "new"}) {
-        const auto look = [&words](const Json& look) { return look["second_group"][words].get<double>(); };
+        const auto share = [&words](const Json& look) { return look["second_group"][words].get<double>(); };
         chart.series.push_back(
             {.name = std::string(name) + (words == "english" ? ": English" : ": new languages"),
-             .x = over_looks(named(title), [](const Json& look) { return look["step"].get<double>(); }),
-             .y = over_looks(named(title), look),
+             .x = over_looks(named(title), of("step")),
+             .y = over_looks(named(title), share),
              .marks = true});
       }
     return moxie::plot::svg(chart);

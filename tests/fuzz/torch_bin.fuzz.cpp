@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Bytes for the reader of torch files, for libFuzzer. Mutated zip archives die at their checksums, so the
 // first byte chooses what the others are: the file, its pickle (in a sound archive), changes to the bytes of
-// a sound file, or faults in the making of one. What is accepted must be what it says. The mutator brings its
-// own seeds and knows the opcodes that are often needed together, so no corpus and no dictionary is needed.
+// a sound file, or faults in the making of one. What is accepted must be what it says. The mutator brings a
+// sound file of each and knows the opcodes that are often needed together (a dictionary adds nothing to it);
+// torch_bin.seeds.cpp has whole files of more kinds.
 #include "support/torch_file.hpp"
 
 #include <moxie/io/torch_bin.hpp>

@@ -38,6 +38,24 @@ TEST_CASE("an adapter in a .bin is that of a safetensors file, where it is asked
   refused([&] { load_torch<float>(folder.path / "other"); }, Code::io_open, {"adapter_config.json"});
 }
 
+TEST_CASE("tied tensors are two of the same numbers, and are saved as two", "[io]") {  // line 110
+  const TemporaryFolder folder;
+  Disk disk = peft_lora();
+  disk.config["modules_to_save"] = {"embed", "head"};
+  disk.add("base_model.model.embed.weight", {5, 3});
+  disk.tensors["base_model.model.head.weight"] = disk["base_model.model.embed.weight"];
+  write_torch(disk, folder.path);
+  const auto tied = load_torch<float>(folder.path);
+  save(tied.set, folder.path, tied.info);
+  const auto saved = load<float>(folder.path);
+  for (const auto* const loaded : {&tied, &saved}) {
+    REQUIRE(loaded->info.kept.size() == 2);
+    CHECK(loaded->info.kept[0].name != loaded->info.kept[1].name);
+    CHECK(loaded->info.kept[0].values == loaded->info.kept[1].values);
+    CHECK(loaded->info.kept[0].values[4] == disk["base_model.model.head.weight"].values[4]);
+  }
+}
+
 TEST_CASE("files are read as they are, and loaded later", "[io]") {
   const TemporaryFolder folder;
   peft_lora().write(folder.path);

@@ -7,6 +7,7 @@
 namespace moxie::test {
 
 /// The folder of a disk with its tensors as torch.save writes them, adapter_model.bin, and no safetensors.
+/// Tensors of equal bytes share a storage, as tied weights do.
 inline void write_torch(const Disk& disk, const io::Path& folder) {
   disk.write(folder);
   std::filesystem::remove(folder / "adapter_model.safetensors");
@@ -20,10 +21,11 @@ inline void write_torch(const Disk& disk, const io::Path& folder) {
       const auto single = static_cast<float>(v);
       bytes.append(reinterpret_cast<const char*>(&single), sizeof single);
     }
+    const auto at = std::find(storages.begin(), storages.end(), bytes);
     const std::string storage =
-        pickle::storage("FloatStorage", std::to_string(storages.size()), std::ssize(t.values));
+        pickle::storage("FloatStorage", std::to_string(at - storages.begin()), std::ssize(t.values));
     text += pickle::text(name) + pickle::tensor(storage, 0, {t.shape.begin(), t.shape.end()}, strides);
-    storages.push_back(bytes);
+    if (at == storages.end()) storages.push_back(bytes);
   }
   std::ofstream(folder / "adapter_model.bin", std::ios::binary)
       << torch_file(text + pickle::set_items + pickle::stop, storages);

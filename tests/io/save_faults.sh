@@ -1,22 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # save_faults.sh SAVE_ONCE: every system call of a save is killed, and failed in every way that matters, in turn, and
-# every one of a read is failed; then short writes, a full disk, and folders and files without permission. Whatever happens there is the old file
-# or the new one, whole, and nothing beside it unless the saver was killed.
-set -uo pipefail
-folder=$(mktemp -d)
-mounted=
-trap '[ -z "$mounted" ] || umount "$folder/full"; rm -rf "$folder"' EXIT
-chmod 711 "$folder"
-cp "$1" "$folder/save_once"
-chmod 755 "$folder/save_once"
-save=$folder/save_once
-size=5000 runs=0 faults=0 skipped=
+# every one of a read is failed; then short writes, a full disk, and folders and files without permission. Whatever
+# happens there is the old file or the new one, whole, and nothing beside it unless the saver was killed.
+source "$(dirname "$0")/faults.sh"
+size=5000
 
-fault() {
-  faults=$((faults + 1))
-  echo "$*"
-}
 letters() { head -c "$size" /dev/zero | tr '\0' "$1"; }
 state() {
   if [ ! -e "$folder/dir/file" ]; then echo absent
@@ -38,25 +27,13 @@ fresh() { # fresh old|absent
   [ "$1" = absent ] || letters o >"$folder/dir/file"
 }
 
-enumerate() { # the system calls of a run between its marks, as "name ordinal"
-  strace -o "$folder/trace" "$save" "$@" >/dev/null &&
-    awk -F'(' '/^getppid/ { inside = !inside; next }
-               /^[a-z]/ { ++count[$1]; if (inside) print $1, count[$1] }' "$folder/trace"
-}
-
-if ! command -v strace >/dev/null || ! strace -o /dev/null true 2>/dev/null; then
-  skipped+=" system calls (no strace, or no right to trace);"
-else
+if can_trace; then
   for before in old absent; do
     fresh $before
-    calls=$(enumerate "$folder/dir/file" n $size)
-    for needed in openat write fsync close rename; do
-      grep -q "^$needed " <<<"$calls" || fault "no $needed between the marks: $(tr '\n' ';' <<<"$calls")"
-    done
+    enumerate "openat write fsync close rename" "$folder/dir/file" n $size
     while read -r call ordinal; do
       fresh $before
-      { strace -o /dev/null -e "inject=$call:signal=KILL:when=$ordinal" "$save" "$folder/dir/file" n $size; status=$?; } &>/dev/null
-      [ $status -eq 137 ] || fault "$call $ordinal was not killed"
+      killed "$call" "$ordinal" "$folder/dir/file" n $size
       expect "$call $ordinal killed" $before new
       "$save" "$folder/dir/file" n $size || fault "$call $ordinal killed: the next save failed"
       expect "the save after $call $ordinal was killed" new
@@ -64,8 +41,7 @@ else
       for error in EIO ENOSPC EDQUOT EACCES EROFS EMFILE EXDEV ENOMEM EINTR; do
         fresh $before
         what="$call $ordinal failed with $error"
-        text=$(strace -o /dev/null -e "inject=$call:error=$error:when=$ordinal" "$save" "$folder/dir/file" n $size)
-        status=$?
+        failed "$call" "$ordinal" $error "$folder/dir/file" n $size
         case "$status:$text" in
           0:*) expect "$what, saved" new ;;
           2:*"saved, but"*) expect "$what, $text" new ;;
@@ -85,13 +61,11 @@ else
   done
 
   fresh old
-  calls=$(enumerate "$folder/dir/file")
-  grep -q "^pread64 " <<<"$calls" || fault "no pread64 between the marks: $(tr '\n' ';' <<<"$calls")"
+  enumerate pread64 "$folder/dir/file"
   while read -r call ordinal; do
     for error in EIO EACCES EMFILE ENOMEM EINTR; do
       what="reading, $call $ordinal failed with $error"
-      text=$(strace -o /dev/null -e "inject=$call:error=$error:when=$ordinal" "$save" "$folder/dir/file")
-      status=$?
+      failed "$call" "$ordinal" $error "$folder/dir/file"
       runs=$((runs + 1))
       case "$call:$error:$status:$text" in
         pread64:EINTR:0:* | openat:EINTR:0:* | close:*:0:*) ;;
@@ -109,9 +83,7 @@ fresh old
 expect "short writes" new
 
 # A full disk, of every size around the file's own.
-mkdir "$folder/full"
-if mount -t tmpfs -o size=8k tmpfs "$folder/full" 2>/dev/null; then
-  mounted=yes
+if mount_full size=8k; then
   for size in 1000 4096 4097 8192 8193 20000; do
     find "$folder/full" -type f -delete
     letters o | head -c 4000 >"$folder/full/file"
@@ -127,16 +99,10 @@ if mount -t tmpfs -o size=8k tmpfs "$folder/full" 2>/dev/null; then
     [ "$(find "$folder/full" -type f | wc -l)" -eq 1 ] || fault "disk of 8 KiB, $size bytes: a file was left beside it"
   done
   size=5000
-else
-  skipped+=" a full disk (no right to mount one);"
 fi
 
 # Without permission. Root has every one, so it steps down.
-down=()
-[ "$(id -u)" -ne 0 ] || down=(setpriv --reuid=65534 --regid=65534 --clear-groups)
-if ! "${down[@]}" "$save" "$save" >/dev/null 2>&1; then
-  skipped+=" permissions (root, and no setpriv);"
-else
+if step_down; then
   fresh old
   chmod 555 "$folder/dir"
   text=$("${down[@]}" "$save" "$folder/dir/file" n $size)
@@ -148,7 +114,4 @@ else
   [[ $? -eq 2 && $text == IoOpen* ]] || fault "a file without permission to read: $text"
 fi
 
-echo "$runs states of the file checked, $faults faults"
-[ $faults -eq 0 ] || exit 1
-[ -z "$skipped" ] || echo "SKIPPED:$skipped"
-echo "All tests passed"
+finish "the file"

@@ -786,6 +786,24 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   unequal.add("layers.0.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 2}));
   unequal.add("layers.1.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 3}));
   CHECK(saved_set(std::move(unequal)) == Format::mixture);
+  // Nor have the released programs words for these.
+  const auto saved_pair = [&](const auto& one, const char* name, const auto& other, const char* second) {
+    AdapterSet<float> set;
+    set.add(name, one);
+    set.add(second, other);
+    return saved_set(std::move(set));
+  };
+  const char* const v = "model.layers.0.self_attn.v_proj";
+  const auto thin = mola<float>({.in = 6, .out = 5, .experts = 4, .rank = 2}),
+             strong = mola<float>({.in = 6, .out = 5, .experts = 4, .alpha = 3});
+  CHECK(saved_pair(chosen, q, chosen, v) == Format::mola);
+  CHECK(saved_pair(chosen, q, thin, v) == Format::mixture);
+  CHECK(saved_pair(chosen, q, strong, v) == Format::mixture);
+  CHECK(saved_pair(chosen, q, thin, "model.layers.1.self_attn.q_proj") == Format::mola);
+  CHECK(saved_as(chosen, "q") == Format::mixture);
+  CHECK(saved_as(chosen, "layers.0.q") == Format::mixture);
+  CHECK(saved_pair(soft, q, loramoe<float>({.in = 6, .out = 5, .rank = 2}), v) == Format::mixture);
+  CHECK(saved_pair(soft, q, loramoe<float>({.in = 6, .out = 5, .alpha = 2}), v) == Format::mixture);
   CHECK(saved_as(mov<float>({.features = 6}), q) == Format::mixture);
   CHECK(saved_as(chosen, q, Format::moe_peft) == Format::moe_peft);
   CHECK(saved_as(soft, q, Format::moe_peft) == Format::moe_peft);

@@ -37,8 +37,7 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo<S>& info, const Sav
   Report report;
   const AdapterConfig config = read_config(written.config, source, report);
   Matcher matcher(source);
-  std::vector<std::string> modules;
-  for (const auto& entry : set.entries()) modules.push_back(entry.name);
+  const std::vector<std::string> modules = names_of(set);
   const std::vector<bool> feedforward = matcher.apply_feedforward(config.feedforward, modules);
 
   std::vector<TensorInfo> listing;

@@ -327,24 +327,6 @@ TEST_CASE("adapter_apply on a real adapter of PEFT's", "[tools]") {
 
 namespace {
 
-/// A folder's tensor file without checksums, and with NaN where a value is.
-void write_plain(const Disk& disk, const Path& folder) {
-  std::ofstream(folder / "adapter_config.json") << disk.config;
-  json header = json::object();
-  std::string data;
-  for (const auto& [name, t] : disk.tensors) {
-    const std::size_t begin = data.size();
-    for (const double v : t.values) {
-      const auto single = static_cast<float>(v);
-      data.append(reinterpret_cast<const char*>(&single), 4);
-    }
-    header[name] = {{"dtype", "F32"}, {"shape", t.shape}, {"data_offsets", {begin, data.size()}}};
-  }
-  const std::string text = header.dump();
-  std::ofstream(folder / "adapter_model.safetensors", std::ios::binary)
-      << little(text.size(), 8) << text << data;
-}
-
 Eigen::MatrixXd product(const Disk::Tensor& a, const Disk::Tensor& b, double scale) {
   Eigen::MatrixXd u = Eigen::MatrixXd::Zero(b.shape[0], a.shape[1]);
   for (Index k = 0; k < a.shape[0]; ++k)
@@ -458,7 +440,7 @@ TEST_CASE("adapter_inspect warns of experts that change nothing and of NaN", "[t
   for (double& v : disk.tensors.at(module + ".lora_B_2.weight").values) v = 0;
   disk.tensors.at(module + ".lora_A_3.weight").values[5] = std::numeric_limits<double>::quiet_NaN();
   disk.tensors.at(module + ".lora_A_3.weight").values[6] = -std::numeric_limits<double>::infinity();
-  write_plain(disk, folder.path);
+  disk.write_plain(folder.path);
   const json j = inspected(folder.path);
   REQUIRE(j["warnings"].size() == 2);
   const std::string warnings = j["warnings"].dump();

@@ -135,7 +135,7 @@ TEST_CASE("scales that were given are written as the alpha that gives them", "[i
 
 TEST_CASE("what a format cannot hold is refused before anything is written", "[io]") {
   const TemporaryFolder folder;
-  const auto refused_set = [&](auto&& add, Code code, AdapterInfo<float> info = {}, bool ready = true) {
+  const auto refused_set = [&](auto&& add, Code code, AdapterInfo info = {}, bool ready = true) {
     AdapterSet<float> set;
     add(set);
     if (ready) set.init(1);
@@ -172,8 +172,9 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[i
   refused_set(q, Code::invalid_utf8, {.config = {{"base_model_name_or_path", "\xff"}}});
   refused_set(q, Code::unknown_config_key, {.config = {{"what", true}}});
   refused_set(q, Code::unexpected_tensor,
-              {.kept = {{"base_model.model.score.weight", Dtype::f32, {1}, {1.0f}}}});
-  refused_set(q, Code::name_taken, {.kept = {{"base_model.model.q.lora_A.weight", Dtype::f32, {1}, {1.0f}}}});
+              {.kept = {{"base_model.model.score.weight", Dtype::f32, {1}, io::Bytes(4)}}});
+  refused_set(q, Code::name_taken,
+              {.kept = {{"base_model.model.q.lora_A.weight", Dtype::f32, {1}, io::Bytes(4)}}});
   AdapterSet<float> set = lora_set();
   set.theta()[5] = std::numeric_limits<float>::quiet_NaN();
   refused([&] { save(set, folder.path); }, Code::non_finite);

@@ -46,7 +46,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
     CHECK(again.info.kept[k].name == loaded.info.kept[k].name);
     CHECK(again.info.kept[k].dtype == loaded.info.kept[k].dtype);
     CHECK(again.info.kept[k].shape == loaded.info.kept[k].shape);
-    CHECK(again.info.kept[k].values == loaded.info.kept[k].values);
+    CHECK(again.info.kept[k].bytes == loaded.info.kept[k].bytes);
   }
   const TemporaryFolder second;
   save(again.set, second.path, again.info);
@@ -124,13 +124,52 @@ TEST_CASE("modules_to_save and the base's biases are kept, reported and written 
   const Loaded<float> loaded = load_disk<float>(disk);
   REQUIRE(loaded.info.kept.size() == 3);
   CHECK(loaded.report.notes.size() == 3);
-  for (const Kept<float>& kept : loaded.info.kept) {
+  for (const Kept& kept : loaded.info.kept) {
     INFO(kept.name);
     const auto& t = disk[kept.name];
     CHECK((kept.shape == t.shape && kept.dtype == t.dtype));
-    CHECK(std::vector<double>(kept.values.begin(), kept.values.end()) == t.values);
+    std::vector<double> values;
+    for (std::size_t at = 0; at < kept.bytes.size(); at += facts(kept.dtype).bits / 8)
+      values.push_back(io::detail::load_number(kept.dtype, kept.bytes.data() + at));
+    CHECK(values == t.values);
   }
   check_round_trip(loaded);
+}
+
+TEST_CASE("kept tensors come back as they lay in the file, whatever the set's scalar is", "[io]") {
+  Disk disk = peft_lora();
+  disk.config["modules_to_save"] = {"score"};
+  disk.add(prefix + "score.weight", {2, 2}, Dtype::f64);
+  disk.tensors[prefix + "score.weight"].values = {0.1, -1e300, 1e-300, 3};
+  disk.tensors[prefix + "score.ids"] = {{3}, {}, Dtype::i64, std::string(23, '\1') + '\xff'};
+  const TemporaryFolder folder, second;
+  disk.write_plain(folder.path);
+  const auto check = [&](const auto& loaded) {
+    REQUIRE(loaded.info.kept.size() == 2);
+    CHECK(loaded.report.notes.size() == 2);
+    save(loaded.set, second.path, loaded.info);
+    const TensorFile from = TensorFile::read(folder.path / tensors_name),
+                     to = TensorFile::read(second.path / tensors_name);
+    for (const char* name : {"score.weight", "score.ids"}) {
+      const TensorInfo *const a = from.find(prefix + name), *const b = to.find(prefix + name);
+      REQUIRE((a != nullptr && b != nullptr));
+      CHECK((a->dtype == b->dtype && a->shape == b->shape && from.bytes(*a) == to.bytes(*b)));
+    }
+  };
+  check(load<float>(folder.path));
+  check(load<float>(folder.path, {.narrow = true}));
+  check(load<double>(folder.path));
+  // But no NaN: neither in a file, nor on its way into one.
+  disk.tensors[prefix + "score.weight"].values[2] = std::numeric_limits<double>::quiet_NaN();
+  disk.write_plain(folder.path);
+  refused([&] { load<float>(folder.path); }, Code::non_finite, {"score.weight"});
+  auto loaded = load_disk<float>(peft_lora());
+  loaded.info.config["modules_to_save"] = {"score"};
+  loaded.info.kept = {{prefix + "score.weight", Dtype::f16, {2}, {0, 0, 0, '\x7e'}}};
+  refused([&] { save(loaded.set, second.path, loaded.info); }, Code::non_finite,
+          {"score.weight", "number 1"});
+  loaded.info.kept[0].bytes.pop_back();
+  refused([&] { save(loaded.set, second.path, loaded.info); }, Code::shape_mismatch, {"3 bytes", "4"});
 }
 
 TEST_CASE("layers_to_transform, excluded modules and expressions decide which modules are meant", "[io]") {
@@ -477,34 +516,22 @@ TEST_CASE("numbers that are none or too large are refused, at the last tensor to
   disk.write(folder.path);
   Loaded<float> loaded = load<float>(folder.path);
   const std::string before = bits(loaded.set);
-  const Path file = folder.path / tensors_name;
-  const auto spoil = [&](const std::string& tensor, std::uint32_t number) {
-    for (auto& [name, t] : disk.tensors) t.values.back() += 1;
-    disk.metadata = {{"format", "pt"}};
-    disk.write(folder.path);
-    // Without our checksums, as PEFT writes it.
-    const TensorFile read = TensorFile::read(file);
-    nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
-    std::string data;
-    for (const TensorInfo& t : read.tensors()) {
-      header[t.name] = {{"dtype", name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {t.begin, t.end}}};
-      data += read.bytes(t);
-      if (t.name == tensor) std::memcpy(data.data() + data.size() - 4, &number, 4);
-    }
-    const std::string json = header.dump();
-    std::string length(8, '\0');
-    for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(json.size() >> 8 * i & 255u);
-    std::ofstream(file, std::ios::binary) << length << json << data;
+  const auto spoil = [&](const std::string& tensor, float number) {
+    Disk bad = disk;
+    for (auto& [name, t] : bad.tensors) t.values.back() += 1;
+    bad.tensors[tensor].values.back() = static_cast<double>(number);
+    bad.write_plain(folder.path);
   };
+  using Limits = std::numeric_limits<float>;
   for (const auto& [tensor, t] : disk.tensors)
-    for (const std::uint32_t number : {0x7fc00000u, 0x7f800000u, 0xff800000u}) {
+    for (const float number : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
       spoil(tensor, number);
       refused([&] { load<float>(folder.path); }, Code::non_finite, {tensor.substr(0, 70)});
       refused([&] { load_into(loaded.set, folder.path); }, Code::non_finite);
       refused([&] { load_into(loaded.set, folder.path, {.lenient = true}); }, Code::non_finite);
       CHECK((bits(loaded.set) == before));
     }
-  spoil(disk.tensors.begin()->first, 1);  // the smallest subnormal
+  spoil(disk.tensors.begin()->first, Limits::denorm_min());
   const Report report = load_into(loaded.set, folder.path);
   REQUIRE(report.notes.size() == 1);
   CHECK(report.notes[0].what == "1 subnormal numbers");

@@ -9,27 +9,25 @@
 namespace moxie::inline MOXIE_ABI::io {
 
 /// A tensor that an adapter's folder holds beside the adapter: a module that was trained whole
-/// (modules_to_save), a bias of the base. Nothing here computes with it; it is kept and written back.
-template <Scalar S>
+/// (modules_to_save), a bias of the base. Nothing here computes with it; its bytes are kept and written back.
 struct Kept {
   std::string name;  ///< as in the file
   Dtype dtype = Dtype::f32;
   std::vector<Index> shape = {};
-  std::vector<S> values = {};
+  Bytes bytes = {};
 };
 
 /// What a folder says beside what its modules are: `load` gives it, `save` takes it.
-template <Scalar S>
 struct AdapterInfo {
   std::optional<Format> format = {};                 ///< none: the one that fits the set
   nlohmann::json config = nlohmann::json::object();  ///< adapter_config.json; `save` sets what the set knows
-  std::vector<Kept<S>> kept = {};
+  std::vector<Kept> kept = {};
 };
 
 template <Scalar S>
 struct Loaded {
   AdapterSet<S> set;  ///< the modules in the order of their names, by their paths in the base model
-  AdapterInfo<S> info;
+  AdapterInfo info;
   Report report;
 };
 
@@ -86,11 +84,13 @@ void read_module(const File& file, const PlannedModule<S>& module, std::span<S> 
 }
 
 template <Scalar S, TensorSource File>
-AdapterInfo<S> read_info(const File& file, const Plan<S>& plan, const AdapterConfig& config,
-                         const LoadOptions& options, Report& report) {
-  AdapterInfo<S> info{.format = plan.format, .config = config.json};
+AdapterInfo read_info(const File& file, const Plan<S>& plan, const AdapterConfig& config, Report& report) {
+  AdapterInfo info{.format = plan.format, .config = config.json};
   for (const TensorInfo* const t : plan.kept) {
-    info.kept.push_back({t->name, t->dtype, t->shape, read_numbers<S>(file, *t, options, report)});
+    const std::string_view bytes = file.bytes(*t);
+    if (is_weight(t->dtype)) file.template expect_finite<double>(*t);
+    info.kept.push_back({t->name, t->dtype, t->shape, Bytes(bytes.begin(), bytes.end())});
+    report.matched.push_back(t->name);
     report.notes.push_back({t->name, "is kept beside the adapter"});
   }
   return info;
@@ -195,7 +195,7 @@ Loaded<S> load_from(const File& file, std::string_view config_text, const Path& 
                                                     static_cast<std::size_t>(entry.size())),
                         options, report);
   }
-  loaded.info = detail::read_info(file, plan, config, options, report);
+  loaded.info = detail::read_info(file, plan, config, report);
   loaded.set.init(std::move(theta));
   loaded.report = std::move(report);
   return loaded;

@@ -24,7 +24,7 @@ struct Written {
 };
 
 template <Scalar S>
-Written<S> write(const AdapterSet<S>& set, const AdapterInfo<S>& info, const SaveOptions& options) {
+Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
   if (std::ssize(set.theta()) != set.size() || set.modules() == 0)
     fail(Code::state_error, "a set is saved before init(), or without modules");
   const Format format = info.format ? *info.format : format_for(set);
@@ -41,21 +41,22 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo<S>& info, const Sav
   const std::vector<bool> feedforward = matcher.apply_feedforward(config.feedforward, modules);
 
   std::vector<TensorInfo> listing;
-  const auto add = [&](const std::string& name, const std::vector<Index>& shape, std::span<const S> values,
-                       Dtype as) {
-    written.tensors.add(name, shape, values, as);
-    listing.push_back({.name = name, .dtype = as, .shape = shape});
-  };
   for (std::size_t m = 0; m < modules.size(); ++m) {
     const auto& entry = set.entries()[m];
     const std::span<const S> theta = set.theta(Module{static_cast<Index>(m)});
     const auto [prefix, path] = with_prefix(format, config, entry.name);
     for (const Piece& piece :
-         std::visit([&](const auto& a) { return pieces_of(a, format, feedforward[m]); }, entry.adapter))
-      add(name_of(format, prefix, path, piece), piece.shape, from_theta(piece, theta), dtype);
+         std::visit([&](const auto& a) { return pieces_of(a, format, feedforward[m]); }, entry.adapter)) {
+      listing.push_back({name_of(format, prefix, path, piece), dtype, piece.shape});
+      written.tensors.add(listing.back().name, piece.shape, std::span<const S>(from_theta(piece, theta)),
+                          dtype);
+    }
   }
   if (config.json != json) source.refuse(Code::invalid_utf8, "the config holds what JSON cannot");
-  for (const Kept<S>& kept : info.kept) add(kept.name, kept.shape, kept.values, kept.dtype);
+  for (const Kept& kept : info.kept) {
+    listing.push_back({kept.name, kept.dtype, kept.shape});
+    written.tensors.add_bytes(kept.name, kept.shape, {kept.bytes.data(), kept.bytes.size()}, kept.dtype);
+  }
 
   // What is written must be read as what it is: the reader looks at it as it will look at the files.
   auto plan = make_plan<S>(listing, config, {}, source, report);
@@ -76,7 +77,7 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo<S>& info, const Sav
 /// HydraLoRA's where it is of those, and otherwise our own. Throws UnsupportedOption where the format cannot
 /// hold the set, NonFinite, IoOpen where the folder is missing, and what save_file throws.
 template <Scalar S>
-void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo<S>& info = {},
+void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo& info = {},
           const SaveOptions& options = {}) {
   detail::Written<S> written = detail::write(set, info, options);
   const detail::Folder folder(dir, options.adapter);

@@ -93,27 +93,27 @@ class TensorFile {
                                   moxie::detail::text(stored.size() / size)}));
     return detail::load_number(t.dtype, stored.data() + i * size);
   }
+  /// Refuses a tensor with a number that is not finite, or is not as S. Throws UnsupportedDtype, NonFinite,
+  /// ValueRange.
+  template <Scalar S>
+  void expect_finite(const TensorInfo& t) const {
+    for_numbers(t, [&](std::size_t i, double number) {
+      if (std::isfinite(static_cast<S>(number))) return;
+      refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
+             moxie::detail::join(
+                 {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
+                  std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
+    });
+  }
   /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
   /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
   template <Scalar S>
   void load(const TensorInfo& t, std::span<S> to) const {
     expect_weight(t);
-    const std::string_view stored = bytes(t);
-    const std::size_t size = facts(t.dtype).bits / 8;
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
-                               static_cast<Index>(stored.size() / size));
-    for (const bool write : {false, true})
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        const double number = detail::load_number(t.dtype, stored.data() + i * size);
-        const S value = static_cast<S>(number);
-        if (write)
-          to[i] = value;
-        else if (!std::isfinite(value))
-          refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
-                 moxie::detail::join(
-                     {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
-                      std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
-      }
+                               static_cast<Index>(bytes(t).size() / (facts(t.dtype).bits / 8)));
+    expect_finite<S>(t);
+    for_numbers(t, [&](std::size_t i, double number) { to[i] = static_cast<S>(number); });
   }
 
  private:
@@ -125,6 +125,16 @@ class TensorFile {
 
   void expect_weight(const TensorInfo& t) const {
     detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
+  }
+
+  /// f(i, number i) for every number.
+  template <class F>
+  void for_numbers(const TensorInfo& t, F&& f) const {
+    expect_weight(t);
+    const std::string_view stored = bytes(t);
+    const std::size_t size = facts(t.dtype).bits / 8;
+    for (std::size_t i = 0; i < stored.size() / size; ++i)
+      f(i, detail::load_number(t.dtype, stored.data() + i * size));
   }
 
   /// The length of the header, from the first bytes of a file of so many.

@@ -37,26 +37,16 @@ io::Format format_of(const std::string& to, bool plain) {
 
 template <moxie::Scalar S>
 void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
-  auto loaded = adapter_tool::load<S>(files, {.top_k = o.top_k});
+  const auto loaded = adapter_tool::load<S>(files, {.top_k = o.top_k});
   adapter_tool::expect_top_k(loaded, o.top_k);
   bool plain = true;
   for (const auto& entry : loaded.set.entries())
     plain = plain && std::holds_alternative<moxie::Lora<S>>(entry.adapter);
-  // What every format says of the base; all else is the set's, or another program's way to train.
-  nlohmann::json config = nlohmann::json::object();
-  for (const char* key : {"base_model_name_or_path", "task_type", "target_modules", "exclude_modules",
-                          "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
-                          "bias", "fan_in_fan_out", "inference_mode"})
-    if (const auto found = loaded.info.config.find(key); found != loaded.info.config.end())
-      config[key] = *found;
   const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
-  if (to != from) loaded.info.config = config;
-  loaded.info.format = to;
-
   std::error_code error;
   const bool made = std::filesystem::create_directory(o.out, error);
   try {
-    io::save(loaded.set, o.out, loaded.info, {.dtype = dtype});
+    io::save(loaded.set, o.out, loaded.info, {.format = to, .dtype = dtype});
   } catch (...) {
     if (made) std::filesystem::remove(o.out, error);  // which only takes an empty folder
     throw;

@@ -135,11 +135,12 @@ TEST_CASE("scales that were given are written as the alpha that gives them", "[i
 
 TEST_CASE("what a format cannot hold is refused before anything is written", "[io]") {
   const TemporaryFolder folder;
-  const auto refused_set = [&](auto&& add, Code code, AdapterInfo info = {}, bool ready = true) {
+  const auto refused_set = [&](auto&& add, Code code, AdapterInfo info = {}, bool ready = true,
+                               std::optional<Format> format = {}) {
     AdapterSet<float> set;
     add(set);
     if (ready) set.init(1);
-    refused([&] { save(set, folder.path, info); }, code);
+    refused([&] { save(set, folder.path, info, {.format = format}); }, code);
     CHECK(fs::is_empty(folder.path));
   };
   refused_set([](auto&) {}, Code::state_error);
@@ -156,8 +157,8 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[i
         s.add("k", lora<float>({.in = 4, .out = 5, .dropout = 0.5}));
       },
       Code::unsupported_option);
-  refused_set([](auto& s) { s.add("q", molora<float>({.in = 4, .out = 5})); }, Code::unsupported_option,
-              {.format = Format::peft});
+  refused_set([](auto& s) { s.add("q", molora<float>({.in = 4, .out = 5})); }, Code::unsupported_option, {},
+              true, Format::peft);
   refused_set([](auto& s) { s.add("", lora<float>({.in = 4, .out = 5})); }, Code::nothing_matched);
   refused_set([](auto& s) { s.add("a\nb", lora<float>({.in = 4, .out = 5})); }, Code::bad_name);
   refused_set([](auto& s) { s.add("a\xff", lora<float>({.in = 4, .out = 5})); }, Code::bad_name);

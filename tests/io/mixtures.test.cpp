@@ -721,7 +721,7 @@ TEST_CASE("every kind of a set is saved and comes back in our own format", "[io]
     set.init(3);
     Rng(4).fill(set.theta(), -1, 1);
     const TemporaryFolder folder;
-    save(set, folder.path, {.format = Format::mixture});
+    save(set, folder.path, {}, {.format = Format::mixture});
     const auto loaded = load<S>(folder.path);
     CHECK((bits(loaded.set) == bits(set)));
     CHECK(loaded.set.entries()[0].adapter.index() == set.entries()[0].adapter.index());
@@ -764,7 +764,7 @@ TEST_CASE("a set is written in the format of its method, and in others where the
     set.init(1);
     Rng(4).fill(set.theta(), -1, 1);
     const TemporaryFolder folder;
-    save(set, folder.path, {.format = format});
+    save(set, folder.path, {}, {.format = format});
     const auto loaded = load<float>(folder.path);
     CHECK((bits(loaded.set) == bits(set)));
     return *loaded.info.format;
@@ -827,16 +827,26 @@ TEST_CASE("a set is written in the format of its method, and in others where the
 }
 
 TEST_CASE("a folder of one format is written in another, with what its config says of the base", "[io]") {
-  Loaded<float> loaded = load_disk<float>(mola_disk());
   const TemporaryFolder folder;
-  loaded.info.format = Format::mixture;
-  save(loaded.set, folder.path, loaded.info);
-  const auto again = load<float>(folder.path);
-  CHECK((bits(again.set) == bits(loaded.set)));
-  CHECK(again.info.config["base_model_name_or_path"] == "some/base");
-  loaded = load_disk<float>(loramoe_disk(false));
-  loaded.info.format = Format::moe_peft;
-  save(loaded.set, folder.path, loaded.info);
-  CHECK((bits(load<float>(folder.path).set) == bits(loaded.set)));
-  CHECK_FALSE(load<float>(folder.path).info.config.contains("blc_weight"));
+  const auto converted = [&](const AdapterSet<float>& set, const AdapterInfo& info, Format format) {
+    save(set, folder.path, info, {.format = format});
+    const auto again = load<float>(folder.path);
+    CHECK((bits(again.set) == bits(set)));
+    CHECK(again.info.format == format);
+    CHECK(again.info.config["base_model_name_or_path"] == "some/base");
+    return again.info.config;
+  };
+  const Loaded<float> mola = load_disk<float>(mola_disk()), soft = load_disk<float>(loramoe_disk(false));
+  converted(mola.set, mola.info, Format::mixture);
+  CHECK_FALSE(converted(soft.set, soft.info, Format::moe_peft).contains("blc_weight"));
+  // Of one peft_type, but other programs' words.
+  AdapterInfo info = soft.info;
+  info.config["target_modules"] = {"q_proj", "down_proj"};
+  const nlohmann::json config = converted(mola.set, info, Format::mola);
+  for (const char* key : {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "lora_nums"})
+    CHECK_FALSE(config.contains(key));
+  // In its own format, or in none that is known, a config stays as it is.
+  CHECK(converted(soft.set, soft.info, Format::loramoe)["blc_weight"] == 0.1);
+  info = {.config = {{"base_model_name_or_path", "some/base"}, {"blc_weight", 0.25}}};
+  CHECK(converted(soft.set, info, Format::loramoe)["blc_weight"] == 0.25);
 }

@@ -19,7 +19,7 @@ struct Kept {
 
 /// What a folder says beside what its modules are: `load` gives it, `save` takes it.
 struct AdapterInfo {
-  std::optional<Format> format = {};                 ///< none: the one that fits the set
+  std::optional<Format> format = {};                 ///< whose config it is; none: made by hand
   nlohmann::json config = nlohmann::json::object();  ///< adapter_config.json; `save` sets what the set knows
   std::vector<Kept> kept = {};
 };

@@ -10,7 +10,8 @@
 namespace moxie::inline MOXIE_ABI::io {
 
 struct SaveOptions {
-  std::optional<Dtype> dtype = {};  ///< none: F32 of float, F64 of double. Kept tensors keep their own
+  std::optional<Format> format = {};  ///< none: info.format, and without that the one that fits the set
+  std::optional<Dtype> dtype = {};    ///< none: F32 of float, F64 of double. Kept tensors keep their own
   std::string adapter = {};  ///< a sub-folder, made where it is missing, as PEFT does for names but "default"
 };
 
@@ -27,9 +28,10 @@ template <Scalar S>
 Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
   if (std::ssize(set.theta()) != set.size() || set.modules() == 0)
     fail(Code::state_error, "a set is saved before init(), or without modules");
-  const Format format = info.format ? *info.format : format_for(set);
+  const Format format = options.format ? *options.format : info.format ? *info.format : format_for(set);
   const Dtype dtype = options.dtype.value_or(std::is_same_v<S, double> ? Dtype::f64 : Dtype::f32);
-  const nlohmann::json json = config_of(set, format, info.config);
+  const bool converted = info.format && format != *info.format;
+  const nlohmann::json json = config_of(set, format, converted ? base_of(info.config) : info.config);
   Written<S> written{.config = json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace),
                      .tensors = {}};
   const Path nowhere = "what would be saved";
@@ -73,9 +75,10 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOp
 /// Writes a folder that `load` and the format's own program read: adapter_config.json and
 /// adapter_model.safetensors, each replaced at once, together under a lock of the folder. After a kill at any
 /// moment `load` finds the old pair or the new one. The same content makes the same bytes. The format is
-/// info.format, or PEFT's where the set is of plain LoRAs or IA3, the released MoLA's, LoRAMoE's or
-/// HydraLoRA's where it is of those, and otherwise our own. Throws UnsupportedOption where the format cannot
-/// hold the set, NonFinite, IoOpen where the folder is missing, and what save_file throws.
+/// options.format, or info.format, or PEFT's where the set is of plain LoRAs or IA3, the released MoLA's,
+/// LoRAMoE's or HydraLoRA's where it is of those and they can hold it, and otherwise our own. Of a config in
+/// another format than info.format only what it says of the base stays. Throws UnsupportedOption where the
+/// format cannot hold the set, NonFinite, IoOpen where the folder is missing, and what save_file throws.
 template <Scalar S>
 void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo& info = {},
           const SaveOptions& options = {}) {

@@ -150,11 +150,20 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
   }
 }
 
+/// What every format says of the base; all else is the set's, or another program's way to train.
+inline nlohmann::json base_of(const nlohmann::json& config) {
+  nlohmann::json base = nlohmann::json::object();
+  for (const char* key : {"base_model_name_or_path", "task_type", "target_modules", "exclude_modules",
+                          "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+                          "bias", "fan_in_fan_out", "inference_mode"})
+    if (const auto found = config.find(key); found != config.end()) base[key] = *found;
+  return base;
+}
+
 /// The config of a set: what is in `base`, with everything that the set decides set anew.
 template <Scalar S>
 nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann::json& base) {
   nlohmann::json json = base.is_object() ? base : nlohmann::json::object();
-  const nlohmann::json before = json.value("peft_type", nlohmann::json());
   for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias",
                           "lora_dropout", "lora_dropout_per_expert", "num_experts", "lora_nums", "top_k",
                           "router_type", "router_temperature", "router_jitter", "router_weights",
@@ -185,11 +194,6 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   json["peft_type"] = format == Format::mixture    ? (vectors ? "MOV" : "MOLORA")
                       : format == Format::moe_peft ? (top_k ? "MOLA" : "LORAMOE")
                                                    : (vectors ? "IA3" : "LORA");
-  if (json["peft_type"] != before)  // what another program trains with
-    for (const char* key :
-         {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "act_fn", "router_loss",
-          "router_aux_loss_coef", "router_init_range", "router_z_loss_coef", "jitter_noise"})
-      json.erase(key);
   return json;
 }
 

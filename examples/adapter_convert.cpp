@@ -43,6 +43,15 @@ void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
   for (const auto& entry : loaded.set.entries())
     plain = plain && std::holds_alternative<moxie::Lora<S>>(entry.adapter);
   const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
+  // MoE-PEFT reads of PEFT's config only what its own formats have too.
+  if (plain && o.to == "moe-peft") {
+    io::detail::expect_held(io::Format::moe_peft, loaded.set);
+    if (!loaded.info.kept.empty())
+      moxie::fail(moxie::Code::unsupported_option, "MoE-PEFT cannot hold " +
+                                                       io::detail::shown(loaded.info.kept.front().name) +
+                                                       ", which is kept beside the adapter");
+  }
+
   std::error_code error;
   const bool made = std::filesystem::create_directory(o.out, error);
   try {

@@ -632,11 +632,28 @@ TEST_CASE("adapter_convert refuses what a format cannot hold, and leaves no fold
   for (const char* part : {".lora_A_3.weight", ".lora_B_3.weight"}) uneven.tensors.erase(layer + part);
   uneven.add(layer + ".router.router.weight", {3, 12});
   uneven.write(at("uneven"));
+  // Of PEFT's words MoE-PEFT reads few.
+  Disk other = peft_lora();
+  other.config["alpha_pattern"] = {{"v_proj", 12}};
+  other.write(at("alphas"));
+  other = peft_lora();
+  other.config["modules_to_save"] = {"score"};
+  other.add(prefix + "score.weight", {2, 2});
+  other.write(at("kept"));
+  other = peft_lora();
+  other.tensors.clear();
+  other.config["target_modules"] = {"c_attn"};
+  other.add(prefix + "transformer.h.0.attn.c_attn.lora_A.weight", {3, 12});
+  other.add(prefix + "transformer.h.0.attn.c_attn.lora_B.weight", {10, 3});
+  other.write(at("gpt2"));
   struct Wrong {
     std::vector<std::string> arguments;
     std::string code;
   };
-  const std::vector<Wrong> wrongs{{{at("mola"), "--to", "peft"}, "UnsupportedOption"},
+  const std::vector<Wrong> wrongs{{{at("alphas"), "--to", "moe-peft"}, "UnsupportedOption"},
+                                  {{at("kept"), "--to", "moe-peft"}, "UnsupportedOption"},
+                                  {{at("gpt2"), "--to", "moe-peft"}, "UnsupportedOption"},
+                                  {{at("mola"), "--to", "peft"}, "UnsupportedOption"},
                                   {{at("mola"), "--to", "loramoe"}, "UnsupportedOption"},
                                   {{at("uneven"), "--to", "moe-peft"}, "UnsupportedOption"},
                                   {{at("lora"), "--to", "mola"}, "UnsupportedOption"},

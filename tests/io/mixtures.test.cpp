@@ -819,8 +819,10 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   cannot(chosen, q, Format::loramoe);
   cannot(soft, q, Format::mola);
   cannot(soft, q, Format::peft);
-  cannot(chosen, "q", Format::mola);      // outside of the layers
-  cannot(chosen, "q", Format::moe_peft);  // whose names begin with "model."
+  cannot(chosen, "q", Format::mola);                          // outside of the layers
+  cannot(chosen, "q", Format::moe_peft);                      // whose names begin with "model."
+  cannot(chosen, "model.layers.0.mlp.w1", Format::moe_peft);  // which it would pass over
+  cannot(mola<float>({.in = 6, .out = 5, .alpha = 2.5}), q, Format::moe_peft);  // it wants an integer
   cannot(mov<float>({.features = 6}), q, Format::mola);
   cannot(lora<float>({.in = 6, .out = 5}), q, Format::loramoe);
   cannot(lora<float>({.in = 6, .out = 5}), q, Format::moe_peft);
@@ -845,6 +847,12 @@ TEST_CASE("a folder of one format is written in another, with what its config sa
   const nlohmann::json config = converted(mola.set, info, Format::mola);
   for (const char* key : {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "lora_nums"})
     CHECK_FALSE(config.contains(key));
+  // MoE-PEFT insists on a float.
+  AdapterSet<float> dry;
+  dry.add("model.layers.0.mlp.up_proj", loramoe<float>({.in = 6, .out = 5, .dropout = 0}));
+  dry.init(1);
+  save(dry, folder.path, {}, {.format = Format::moe_peft});
+  CHECK(content(folder.path / config_name).find("\"lora_dropout\": 0.0,") != std::string::npos);
   // In its own format, or in none that is known, a config stays as it is.
   CHECK(converted(soft.set, soft.info, Format::loramoe)["blc_weight"] == 0.1);
   info = {.config = {{"base_model_name_or_path", "some/base"}, {"blc_weight", 0.25}}};

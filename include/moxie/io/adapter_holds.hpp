@@ -35,6 +35,18 @@ struct Unheld {
   std::string_view what;
 };
 
+/// One expert that nothing weighs.
+inline bool is_plain(const Described& d) { return d.router == "uniform" && d.experts == 1; }
+
+/// The projections that MoE-PEFT knows; it passes over other target_modules without a word.
+inline bool moe_peft_knows(std::string_view module) {
+  constexpr std::string_view known[] = {
+      "q_proj", "k_proj", "v_proj", "o_proj",   "gate_proj",    "down_proj",     "up_proj",
+      "dense",  "fc1",    "fc2",    "qkv_proj", "gate_up_proj", "dense_h_to_4h", "dense_4h_to_h"};
+  return std::find(std::begin(known), std::end(known), module.substr(module.rfind('.') + 1)) !=
+         std::end(known);
+}
+
 /// The first thing that a format has no words for; nothing where it holds the whole set. `parameters`: the
 /// config is to have target_parameters.
 inline std::optional<Unheld> unheld(Format format, const std::vector<std::string>& modules,
@@ -50,7 +62,7 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
     const auto expect = [&](bool holds, std::string_view what) {
       if (!holds && !found) found = {modules[m], what};
     };
-    const bool single = d.router == "uniform" && d.experts == 1;
+    const bool single = is_plain(d);
     expect(d.vectors == first.vectors, "IA3 beside LoRA");
     expect(ours || plain || !d.vectors, "IA3 or MoV");
     expect(!d.frozen, "a frozen router or a k that grows");
@@ -81,6 +93,9 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
       expect(d.top_k == of_layer.top_k, "top_k that differ in a layer");
     } else if (moe_peft) {
       expect(modules[m].rfind(moe_peft_root, 0) == 0, "a name that does not begin with \"model.\"");
+      expect(moe_peft_knows(modules[m]), "a projection of that name");
+      expect(d.alpha.front() > 0 && d.alpha.front() == std::floor(d.alpha.front()),
+             "a lora_alpha that is no whole number from 1 on");
       if (single) continue;
       if (mixture == nullptr) mixture = &d;
       expect(d.router == "soft" || d.router == "top_k", "such a router");
@@ -91,9 +106,15 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
              "other routers than soft ones over equally many experts");
     }
   }
-  if (!found && moe_peft && mixture == nullptr)
-    found = {modules.front(), "no mixture at all; plain LoRA is PEFT's"};
   return found;
+}
+
+/// Throws UnsupportedOption, and says what.
+template <Scalar S>
+void expect_held(Format format, const AdapterSet<S>& set, bool parameters = false) {
+  if (const auto what = unheld(format, names_of(set), describe(set), parameters))
+    fail(Code::unsupported_option, moxie::detail::join({"module ", shown(what->module), ": the format ",
+                                                        io::name(format), " cannot hold ", what->what}));
 }
 
 /// The format for a set that nobody has named one for: of its method, or else our own. Where that cannot hold
@@ -107,11 +128,10 @@ Format format_for(const AdapterSet<S>& set) {
                        [&](const auto& e) { return e.method == m; });
   };
   const Format own = every([](const Described& d) { return d.shared_a; }) ? Format::hydralora
-                     : every([](const Described& d) { return d.router == "uniform" && d.experts == 1; })
-                         ? Format::peft
-                     : method(Method::mola)    ? Format::mola
-                     : method(Method::loramoe) ? Format::loramoe
-                                               : Format::mixture;
+                     : every(is_plain)                                    ? Format::peft
+                     : method(Method::mola)                               ? Format::mola
+                     : method(Method::loramoe)                            ? Format::loramoe
+                                                                          : Format::mixture;
   const std::vector<std::string> modules = names_of(set);
   return unheld(own, modules, all) && !unheld(Format::mixture, modules, all) ? Format::mixture : own;
 }

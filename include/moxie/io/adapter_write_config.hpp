@@ -99,7 +99,7 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
     if (!ours || alike(d.rank)) ranks.back().resize(1);
     if (!ours || alike(d.alpha)) alphas.back().resize(1);
   }
-  json["lora_dropout"] = number(first.dropout);
+  json["lora_dropout"] = first.dropout;  // 0.0, never 0: MoE-PEFT wants a float
   set_values(json, "r", "rank_pattern", modules, ranks);
   set_values(json, "lora_alpha", "alpha_pattern", modules, alphas);
   if (!json.contains("bias")) json["bias"] = "none";
@@ -172,9 +172,9 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   const std::vector<Described> all = describe(set);
   const std::vector<std::string> modules = names_of(set);
   const auto parameters = json.find("target_parameters");
-  if (const auto what = unheld(format, modules, all, parameters != json.end() && !parameters->empty()))
-    fail(Code::unsupported_option, moxie::detail::join({"module ", shown(what->module), ": the format ",
-                                                        io::name(format), " cannot hold ", what->what}));
+  expect_held(format, set, parameters != json.end() && !parameters->empty());
+  if (format == Format::moe_peft && std::all_of(all.begin(), all.end(), is_plain))
+    fail(Code::unsupported_option, "the format moe-peft is of mixtures; its plain LoRA is PEFT's");
   const auto keep = [&](const char* key, nlohmann::json value) {
     if (!json.contains(key)) json[key] = std::move(value);
   };

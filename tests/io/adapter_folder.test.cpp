@@ -173,9 +173,9 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[i
   refused_set(q, Code::invalid_utf8, {.config = {{"base_model_name_or_path", "\xff"}}});
   refused_set(q, Code::unknown_config_key, {.config = {{"what", true}}});
   refused_set(q, Code::unexpected_tensor,
-              {.kept = {{"base_model.model.score.weight", Dtype::f32, {1}, io::Bytes(4)}}});
+              {.kept = {{"base_model.model.score.weight", Dtype::f32, {1}, io::Bytes(4, '\0')}}});
   refused_set(q, Code::name_taken,
-              {.kept = {{"base_model.model.q.lora_A.weight", Dtype::f32, {1}, io::Bytes(4)}}});
+              {.kept = {{"base_model.model.q.lora_A.weight", Dtype::f32, {1}, io::Bytes(4, '\0')}}});
   AdapterSet<float> set = lora_set();
   set.theta()[5] = std::numeric_limits<float>::quiet_NaN();
   refused([&] { save(set, folder.path); }, Code::non_finite);

@@ -30,10 +30,7 @@ struct Folder {
   }
 };
 
-std::string content(const Path& path) {
-  const Bytes bytes = read_file(path, 1 << 30);
-  return {bytes.begin(), bytes.end()};
-}
+std::string content(const Path& path) { return read_file(path, 1 << 30); }
 
 std::optional<Code> refused(const std::function<void()>& call) {
   try {
@@ -75,8 +72,7 @@ TEST_CASE("a reader keeps the bytes that a save replaces", "[io]") {
   save_file(file, std::string("old"));
   const FileReader reader(file);
   save_file(file, std::string("new!"));
-  const Bytes bytes = reader.read(0, 3);
-  CHECK(std::string(bytes.begin(), bytes.end()) == "old");
+  CHECK(reader.read(0, 3) == "old");
 }
 
 TEST_CASE("a link stays, its target is replaced", "[io]") {

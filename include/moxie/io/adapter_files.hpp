@@ -31,8 +31,7 @@ inline AdapterFiles read_torch_adapter(const Path& dir, const LoadOptions& optio
   const detail::Folder folder(dir, options.adapter);
   const Path folder_path = folder.config_path.parent_path();
   AdapterFiles files{read_torch_bin(folder_path / torch_tensors_name), {}, folder.config_path};
-  const Bytes config = read_file(folder.config_path, detail::most_config_bytes);
-  files.config.assign(config.begin(), config.end());
+  files.config = read_file(folder.config_path, detail::most_config_bytes);
   return files;
 }
 

@@ -89,7 +89,7 @@ AdapterInfo read_info(const File& file, const Plan<S>& plan, const AdapterConfig
   for (const TensorInfo* const t : plan.kept) {
     const std::string_view bytes = file.bytes(*t);
     if (is_weight(t->dtype)) file.template expect_finite<double>(*t);
-    info.kept.push_back({t->name, t->dtype, t->shape, Bytes(bytes.begin(), bytes.end())});
+    info.kept.push_back({t->name, t->dtype, t->shape, Bytes(bytes)});
     report.matched.push_back(t->name);
     report.notes.push_back({t->name, "is kept beside the adapter"});
   }
@@ -147,10 +147,7 @@ struct Folder {
   /// The config that belongs to the tensors. Throws PairMismatch unless `lenient`.
   std::string config(const TensorFile& tensors, bool lenient, Report& report) const {
     const auto wanted = tensors.metadata().find(std::string(config_key));
-    const auto read = [](const Path& path) {
-      const Bytes bytes = read_file(path, most_config_bytes);
-      return std::string(bytes.begin(), bytes.end());
-    };
+    const auto read = [](const Path& path) { return read_file(path, most_config_bytes); };
     if (wanted == tensors.metadata().end()) return read(config_path);
     const auto fits = [&](const std::string& text) { return checksum_text(crc32c(text)) == wanted->second; };
     if (has(next_config_name) && (!has(config_name) || !fits(read(config_path))))

@@ -57,7 +57,7 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOp
   if (config.json != json) source.refuse(Code::invalid_utf8, "the config holds what JSON cannot");
   for (const Kept& kept : info.kept) {
     listing.push_back({kept.name, kept.dtype, kept.shape});
-    written.tensors.add_bytes(kept.name, kept.shape, {kept.bytes.data(), kept.bytes.size()}, kept.dtype);
+    written.tensors.add_bytes(kept.name, kept.shape, kept.bytes, kept.dtype);
   }
 
   // What is written must be read as what it is: the reader looks at it as it will look at the files.

@@ -21,7 +21,7 @@
 namespace moxie::inline MOXIE_ABI::io {
 
 using Path = std::filesystem::path;
-using Bytes = std::vector<char>;
+using Bytes = std::string;
 
 namespace detail {
 
@@ -98,7 +98,7 @@ class FileReader {
     const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0 && n / static_cast<std::uint64_t>(page) > static_cast<std::uint64_t>(pages))
       detail::refuse(Code::too_large, path_, moxie::detail::text(n) + " bytes do not fit in memory");
-    Bytes bytes(static_cast<std::size_t>(n));
+    Bytes bytes(static_cast<std::size_t>(n), '\0');
     for (std::size_t have = 0; have < bytes.size();) {
       const ssize_t got = detail::uninterrupted([&] {
         return ::pread(file_.get(), bytes.data() + have, bytes.size() - have,

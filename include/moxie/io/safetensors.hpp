@@ -50,11 +50,11 @@ class TensorFile {
   static TensorFile read(const Path& path) {
     const FileReader file(path);
     const Bytes head = file.read(0, std::min<std::uint64_t>(file.size(), 32));
-    const std::uint64_t length = header_length(view(head), file.size(), path);
+    const std::uint64_t length = header_length(head, file.size(), path);
     TensorFile result(path);
     {
       const Bytes json = file.read(8, length);
-      result.parse(view(json), file.size() - 8 - length);
+      result.parse(json, file.size() - 8 - length);
     }
     result.data_ = file.read(8 + length, file.size() - 8 - length);
     file.expect_unchanged();
@@ -66,7 +66,7 @@ class TensorFile {
     const std::uint64_t length = header_length(bytes.substr(0, 32), bytes.size(), name);
     TensorFile result(name);
     result.parse(bytes.substr(8, length), bytes.size() - 8 - length);
-    result.data_.assign(bytes.begin() + 8 + static_cast<std::ptrdiff_t>(length), bytes.end());
+    result.data_ = bytes.substr(8 + length);
     result.verify();
     return result;
   }
@@ -78,7 +78,8 @@ class TensorFile {
   bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified
   const TensorInfo* find(std::string_view name) const { return header_.find(name); }
   std::string_view bytes(const TensorInfo& t) const {
-    return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
+    return std::string_view(data_).substr(static_cast<std::size_t>(t.begin),
+                                          static_cast<std::size_t>(t.end - t.begin));
   }
 
   /// Number i of a tensor in row-major order, as it is: NaN and infinities too. Throws UnsupportedDtype,
@@ -118,7 +119,6 @@ class TensorFile {
 
  private:
   explicit TensorFile(const Path& path) : path_(path) {}
-  static std::string_view view(const Bytes& bytes) { return {bytes.data(), bytes.size()}; }
   [[noreturn]] void refuse(Code code, const TensorInfo& t, std::string_view what) const {
     detail::refuse(code, path_, moxie::detail::join({"tensor ", detail::shown(t.name), ": ", what}));
   }

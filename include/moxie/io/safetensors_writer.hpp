@@ -45,7 +45,7 @@ class TensorWriter {
     const std::size_t size = facts(dtype).bits / 8;
     for (std::size_t i = 0; is_weight(dtype) && i < bytes.size() / size; ++i)
       expect_finite(detail::load_number(dtype, bytes.data() + i * size), i, refusal(tensor));
-    std::copy(bytes.begin(), bytes.end(), stored.bytes.begin());
+    stored.bytes = bytes;
     tensors_.try_emplace(tensor, std::move(stored));
   }
 
@@ -62,7 +62,7 @@ class TensorWriter {
   std::string bytes() const {
     const std::vector<const Stored*> order = in_order();
     std::string all = header(order, "memory");
-    for (const Stored* t : order) all.append(t->bytes.data(), t->bytes.size());
+    for (const Stored* t : order) all += t->bytes;
     return all;
   }
 
@@ -91,7 +91,7 @@ class TensorWriter {
       refuse(Code::shape_mismatch, moxie::detail::join({moxie::detail::text(count),
                                                         size > 1 ? " numbers, wanted " : " bytes, wanted ",
                                                         moxie::detail::text(wanted), " for its shape"}));
-    return {std::move(info), Bytes(count * size)};
+    return {std::move(info), Bytes(count * size, '\0')};
   }
   /// As the reference orders them: wide numbers first, so that all lie aligned, BF16 before F16, then by
   /// name.
@@ -119,7 +119,7 @@ class TensorWriter {
     texts[std::string(version_key)] = moxie::detail::text(format_version);
     texts[std::string(header_key)] = "00000000";
     std::string& sums = texts[std::string(tensors_key)];
-    for (const Stored* t : order) sums += checksum_text(crc32c({t->bytes.data(), t->bytes.size()}));
+    for (const Stored* t : order) sums += checksum_text(crc32c(t->bytes));
 
     std::string json = "{\"__metadata__\":{";
     for (const auto& [key, value] : texts)

@@ -25,7 +25,7 @@ set(floors
     "linear allocation presets route experts/lora_init"
     "adapter_set plot/canvas io/adapter_config"
     "analysis tensor plot/* io/safetensors io/torch_archive io/adapter_layout io/adapter_describe"
-    "io/safetensors_writer io/torch_bin io/adapter_settings io/adapter_holds"
+    "io/safetensors_writer io/torch_bin io/adapter_files io/adapter_settings io/adapter_holds"
     "io/adapter_router io/adapter_write_config"
     "io/adapter_shape"
     "io/adapter_plan"

@@ -37,7 +37,7 @@ io::Format format_of(const std::string& to, bool plain) {
 
 template <moxie::Scalar S>
 void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
-  const auto loaded = adapter_tool::load<S>(files, {.top_k = o.top_k});
+  const auto loaded = io::load<S>(files, {.top_k = o.top_k});
   adapter_tool::expect_top_k(loaded, o.top_k);
   bool plain = true;
   for (const auto& entry : loaded.set.entries())
@@ -52,14 +52,7 @@ void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
                                                        ", which is kept beside the adapter");
   }
 
-  std::error_code error;
-  const bool made = std::filesystem::create_directory(o.out, error);
-  try {
-    io::save(loaded.set, o.out, loaded.info, {.format = to, .dtype = dtype});
-  } catch (...) {
-    if (made) std::filesystem::remove(o.out, error);  // which only takes an empty folder
-    throw;
-  }
+  io::save(loaded.set, o.out, loaded.info, {.format = to, .dtype = dtype});
   std::printf("%s: %s to %s, %s modules, %zu tensors as %s\n", o.out.c_str(),
               std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
               std::to_string(loaded.set.modules()).c_str(), files.tensors.tensors().size(),

@@ -2,7 +2,8 @@
 // What the programs for adapters' files have in common: how they end, and how they read a folder.
 #pragma once
 
-#include <moxie/io/adapter_files.hpp>
+#include <moxie/io/adapter_load.hpp>
+#include <moxie/io/torch_adapter.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -54,11 +55,6 @@ inline bool is_there(const io::Path& path) {
 inline io::AdapterFiles read(const io::Path& dir, bool torch_bin) {
   const bool bin = torch_bin && !is_there(dir / io::tensors_name) && is_there(dir / io::torch_tensors_name);
   return bin ? io::read_torch_adapter(dir) : io::read_adapter(dir);
-}
-
-template <moxie::Scalar S>
-io::Loaded<S> load(const io::AdapterFiles& files, const io::LoadOptions& options) {
-  return io::load_from<S>(files.tensors, files.config, files.config_path, options, files.report);
 }
 
 /// --top-k, for formats whose files do not say it.

@@ -24,6 +24,7 @@ namespace detail {
 
 /// The part of `adapter_config.json` that decides what the tensors mean, checked.
 struct AdapterConfig {
+  Path path;  ///< for messages
   nlohmann::json json;
   std::string peft_type;
   bool vectors = false;  ///< IA3 and MoV: multiplies, where LoRA adds
@@ -137,9 +138,9 @@ inline void read_router(ConfigReader& in, AdapterConfig& c) {
 
 /// Reads a config. Throws what reading JSON throws, ConfigType, ConfigRange, MissingField, AdapterKind,
 /// UnsupportedOption, NothingMatched; keys that nobody knows go to the report.
-inline AdapterConfig read_config(std::string_view text, const Source& source, Report& report) {
-  ConfigReader in(text, source);
-  AdapterConfig c{.json = in.json(), .peft_type = {}};
+inline AdapterConfig read_config(std::string_view text, const Path& path, Report& report) {
+  ConfigReader in(text, Source{path});
+  AdapterConfig c{.path = path, .json = in.json(), .peft_type = {}};
   if (!in.expect("peft_type").is_string()) in.refuse(Code::config_type, "peft_type", "is no text");
   c.peft_type = in.text("peft_type");
   const bool moe_peft = c.peft_type == "MOLA" || c.peft_type == "LORAMOE",

@@ -168,7 +168,7 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
     source.refuse(tensors.empty() ? Code::missing_tensor : Code::nothing_matched, hint);
   }
 
-  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, source, report);
+  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, report);
   std::size_t m = 0;
   for (const auto& [module, parts] : found) {
     const Settings& setting = settings[m++];

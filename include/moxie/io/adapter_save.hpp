@@ -12,32 +12,29 @@ namespace moxie::inline MOXIE_ABI::io {
 struct SaveOptions {
   std::optional<Format> format = {};  ///< none: info.format, and without that the one that fits the set
   std::optional<Dtype> dtype = {};    ///< none: F32 of float, F64 of double. Kept tensors keep their own
-  std::string adapter = {};  ///< a sub-folder, made where it is missing, as PEFT does for names but "default"
 };
 
 namespace detail {
 
-/// The two files' content, and what their own reader makes of it.
-template <Scalar S>
+/// The two files' content.
 struct Written {
   std::string config;
   TensorWriter tensors;
 };
 
 template <Scalar S>
-Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
+Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
   if (std::ssize(set.theta()) != set.size() || set.modules() == 0)
     fail(Code::state_error, "a set is saved before init(), or without modules");
   const Format format = options.format ? *options.format : info.format ? *info.format : format_for(set);
   const Dtype dtype = options.dtype.value_or(std::is_same_v<S, double> ? Dtype::f64 : Dtype::f32);
   const bool converted = info.format && format != *info.format;
   const nlohmann::json json = config_of(set, format, converted ? base_of(info.config) : info.config);
-  Written<S> written{.config = json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace),
-                     .tensors = {}};
+  Written written{.config = json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace), .tensors = {}};
   const Path nowhere = "what would be saved";
   const Source source{nowhere};
   Report report;
-  const AdapterConfig config = read_config(written.config, source, report);
+  const AdapterConfig config = read_config(written.config, nowhere, report);
   Matcher matcher(source);
   const std::vector<std::string> modules = names_of(set);
   const std::vector<bool> feedforward = matcher.apply_feedforward(config.feedforward, modules);
@@ -66,39 +63,89 @@ Written<S> write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOp
     source.refuse(Code::config_mismatch, moxie::detail::join({"would be read as ", io::name(plan.format),
                                                               ", wanted ", io::name(format)}));
   bind(plan, set, source, report);
-  expect_clean(report, nowhere);
+  expect_clean(report, nowhere, nowhere);
   return written;
 }
 
+/// A folder under a lock. Made where it is missing; what a save has left in it when it fails is taken away.
+class LockedFolder {
+ public:
+  explicit LockedFolder(const Path& path) : next(path / next_config_name), path_(path), lock_(open()) {
+    if (lock_.get() < 0) refuse_errno(Code::io_open, path_, "open the folder", errno);
+    if (uninterrupted([&] { return ::flock(lock_.get(), LOCK_EX); }) != 0)
+      refuse_errno(Code::io_open, path_, "lock the folder", errno);
+  }
+  LockedFolder(const LockedFolder&) = delete;
+  LockedFolder& operator=(const LockedFolder&) = delete;
+  ~LockedFolder() {
+    std::error_code error;
+    if (!keep_next) std::filesystem::remove(next, error);
+    if (made_) std::filesystem::remove(path_, error);  // which only takes an empty one
+  }
+  const Path next;         ///< the config that a save is about to put in place
+  bool keep_next = false;  ///< it is needed for the pair
+
+  /// An interrupted save may have left tensors whose config is only in `next`: that is put in place before
+  /// another one is written there. By the text of the header alone, since the file may be damaged.
+  void finish_interrupted() {
+    keep_next = true;
+    if (const std::string text = interrupted(); !text.empty()) save_file(path_ / config_name, text);
+    keep_next = false;
+  }
+
+ private:
+  /// The config in `next` that belongs to the folder's tensors; empty where it does not.
+  std::string interrupted() const {
+    const Path tensors = path_ / tensors_name;
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(next, error) || !std::filesystem::is_regular_file(tensors, error) ||
+        std::filesystem::file_size(next, error) > most_config_bytes)
+      return {};
+    const FileReader file(tensors);
+    const std::string head = file.read(0, std::min<std::uint64_t>(file.size(), 4096)),
+                      text = read_file(next, most_config_bytes);
+    const bool fits =
+        head.find(moxie::detail::join({"\"", config_key, "\":\"", checksum_text(crc32c(text)), "\""})) !=
+        std::string::npos;
+    return fits ? text : std::string();
+  }
+  Descriptor open() {
+    if (has_nul(path_)) refuse(Code::io_open, path_, "a path with a NUL");
+    std::error_code error;
+    made_ = std::filesystem::create_directory(path_, error);
+    if (error && !is_there(path_)) refuse_errno(Code::io_open, path_, "make the folder", error.value());
+    return Descriptor(
+        uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+  }
+
+  Path path_;
+  bool made_ = false;
+  Descriptor lock_;
+};
+
 }  // namespace detail
 
-/// Writes a folder that `load` and the format's own program read: adapter_config.json and
-/// adapter_model.safetensors, each replaced at once, together under a lock of the folder. After a kill at any
-/// moment `load` finds the old pair or the new one. The same content makes the same bytes. The format is
+/// Writes a folder that `load` reads: adapter_config.json and adapter_model.safetensors, each replaced at
+/// once, together under a lock of the folder, which is made where it is missing. After an error or a kill at
+/// any moment `load` finds the old pair or the new one. The same content makes the same bytes. The format is
 /// options.format, or info.format, or PEFT's where the set is of plain LoRAs or IA3, the released MoLA's,
 /// LoRAMoE's or HydraLoRA's where it is of those and they can hold it, and otherwise our own. Of a config in
-/// another format than info.format only what it says of the base stays. Throws UnsupportedOption where the
-/// format cannot hold the set, NonFinite, IoOpen where the folder is missing, and what save_file throws.
+/// another format than info.format only what it says of the base stays. PEFT and MoLA read the folder; the
+/// other programs open adapter_model.bin alone (include/moxie/io/README.md says how to make it). Throws
+/// UnsupportedOption where the format cannot hold the set, NonFinite, IoOpen where the folder cannot be made,
+/// and what save_file throws.
 template <Scalar S>
 void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo& info = {},
           const SaveOptions& options = {}) {
-  detail::Written<S> written = detail::write(set, info, options);
-  const detail::Folder folder(dir, options.adapter);
-  const Path path = folder.config_path.parent_path();
-  std::error_code error;
-  if (!options.adapter.empty()) std::filesystem::create_directory(path, error);
-  const detail::Descriptor lock(
-      detail::uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
-  if (lock.get() < 0) detail::refuse_errno(Code::io_open, path, "open the folder", errno);
-  if (detail::uninterrupted([&] { return ::flock(lock.get(), LOCK_EX); }) != 0)
-    detail::refuse_errno(Code::io_open, path, "lock the folder", errno);
+  detail::Written written = detail::write(set, info, options);
   written.tensors.metadata = {{"format", "pt"},
                               {std::string(detail::config_key), checksum_text(crc32c(written.config))}};
-  const Path next = path / detail::next_config_name;
-  save_file(next, written.config);
-  written.tensors.save(folder.tensors_path);
-  save_file(folder.config_path, written.config);
-  std::filesystem::remove(next, error);
+  detail::LockedFolder folder(dir);
+  folder.finish_interrupted();
+  save_file(folder.next, written.config);
+  written.tensors.save(dir / tensors_name, &folder.keep_next);
+  save_file(dir / config_name, written.config);
+  folder.keep_next = false;
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io

@@ -23,9 +23,10 @@ struct Settings {
 /// What the config says of every module that was found, in their order.
 template <class Found>
 std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Format format,
-                                  const LoadOptions& options, const Source& source, Report& report) {
+                                  const LoadOptions& options, Report& report) {
   std::vector<std::string> modules;
   for (const auto& [module, parts] : found) modules.push_back(module);
+  const Source source{c.path};
   Matcher matcher(source);
   std::vector<bool> used;
   const std::vector<bool> meant = matcher.apply(c.target, modules, &used),

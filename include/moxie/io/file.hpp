@@ -150,8 +150,10 @@ inline Bytes read_file(const Path& path, std::uint64_t most) {
 /// Replaces a file at once and for good: written beside it, synced, renamed over it, the folder synced. After
 /// an error or a kill at any moment there is the old file or the new one; what may be left is a file beside
 /// it whose name ends in ".tmp". A symbolic link stays and its target is replaced; an existing file keeps its
-/// permissions. Throws IoOpen, NotRegularFile, IoNoSpace, IoWrite.
-inline void save_file(const Path& path, std::span<const std::span<const char>> parts) {
+/// permissions. `replaced` is set once the new file is there, whatever fails then. Throws IoOpen,
+/// NotRegularFile, IoNoSpace, IoWrite.
+inline void save_file(const Path& path, std::span<const std::span<const char>> parts,
+                      bool* replaced = nullptr) {
   if (detail::has_nul(path)) detail::refuse(Code::io_open, path, "a path with a NUL");
   std::error_code error;
   Path target = path;
@@ -176,6 +178,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
     fd = detail::uninterrupted([&] {
       return ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     });
+    if (fd < 0 && errno == ENOENT) detail::refuse(Code::io_open, path, "its folder does not exist");
     if (fd < 0 && errno != EEXIST) detail::refuse_errno(Code::io_open, path, "open beside it", errno);
   }
   if (fd < 0) detail::refuse(Code::io_open, path, "no free name beside it");
@@ -199,6 +202,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
   check(detail::uninterrupted([&] { return ::fsync(file.get()); }) == 0, "fsync");
   check(file.close() == 0 || errno == EINTR, "close");  // synced already, and closed whatever it says
   check(::rename(temporary.c_str(), target.c_str()) == 0, "rename");
+  if (replaced != nullptr) *replaced = true;
 
   // The new name is there; now it is made to outlive a loss of power.
   Path folder = target.parent_path();

@@ -82,24 +82,12 @@ class TensorFile {
                                           static_cast<std::size_t>(t.end - t.begin));
   }
 
-  /// Number i of a tensor in row-major order, as it is: NaN and infinities too. Throws UnsupportedDtype,
-  /// ShapeMismatch where there is no such number.
-  double number(const TensorInfo& t, std::size_t i) const {
-    expect_weight(t);
-    const std::string_view stored = bytes(t);
-    const std::size_t size = facts(t.dtype).bits / 8;
-    if (i >= stored.size() / size)
-      refuse(Code::shape_mismatch, t,
-             moxie::detail::join({"number ", moxie::detail::text(i), ", wanted one of ",
-                                  moxie::detail::text(stored.size() / size)}));
-    return detail::load_number(t.dtype, stored.data() + i * size);
-  }
-  /// Refuses a tensor with a number that is not finite, or is not as S. Throws UnsupportedDtype, NonFinite,
-  /// ValueRange.
+  /// Refuses a tensor with a number that is not finite, unless that is allowed, or is finite but not as S.
+  /// Throws UnsupportedDtype, NonFinite, ValueRange.
   template <Scalar S>
-  void expect_finite(const TensorInfo& t) const {
+  void expect_finite(const TensorInfo& t, bool allow_non_finite = false) const {
     for_numbers(t, [&](std::size_t i, double number) {
-      if (std::isfinite(static_cast<S>(number))) return;
+      if (std::isfinite(static_cast<S>(number)) || (allow_non_finite && !std::isfinite(number))) return;
       refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
              moxie::detail::join(
                  {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
@@ -107,13 +95,14 @@ class TensorFile {
     });
   }
   /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
-  /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
+  /// ValueRange where a finite number does not fit S, NonFinite unless such are allowed; `to` is then
+  /// unchanged.
   template <Scalar S>
-  void load(const TensorInfo& t, std::span<S> to) const {
+  void load(const TensorInfo& t, std::span<S> to, bool allow_non_finite = false) const {
     expect_weight(t);
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
                                static_cast<Index>(bytes(t).size() / (facts(t.dtype).bits / 8)));
-    expect_finite<S>(t);
+    expect_finite<S>(t, allow_non_finite);
     for_numbers(t, [&](std::size_t i, double number) { to[i] = static_cast<S>(number); });
   }
 

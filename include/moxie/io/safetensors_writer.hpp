@@ -51,12 +51,12 @@ class TensorWriter {
 
   /// Saves them as io::save_file does. What the reader would refuse is never written. Throws also
   /// BadMetadata, TooManyTensors, TooLarge (names or metadata).
-  void save(const Path& path) const {
+  void save(const Path& path, bool* replaced = nullptr) const {
     const std::vector<const Stored*> order = in_order();
     const std::string start = header(order, path);
     std::vector<std::span<const char>> parts{start};
     for (const Stored* t : order) parts.emplace_back(t->bytes);
-    save_file(path, std::span<const std::span<const char>>(parts));
+    save_file(path, std::span<const std::span<const char>>(parts), replaced);
   }
   /// The same in memory.
   std::string bytes() const {

@@ -16,10 +16,10 @@ struct Options {
 };
 
 /// The stored type that holds all of the adapter's numbers; kept tensors have their own.
-io::Dtype widest(const std::vector<io::TensorInfo>& tensors) {
+io::Dtype widest(const std::vector<io::TensorInfo>& tensors, const std::vector<io::Kept>& kept) {
   std::optional<io::Dtype> all;
   for (const io::TensorInfo& t : tensors) {
-    if (!io::is_weight(t.dtype)) continue;
+    if (std::any_of(kept.begin(), kept.end(), [&](const io::Kept& k) { return k.name == t.name; })) continue;
     if (!all || t.dtype == io::Dtype::f64)
       all = t.dtype;
     else if (*all != t.dtype && *all != io::Dtype::f64)
@@ -35,17 +35,19 @@ io::Format format_of(const std::string& to, bool plain) {
   return plain ? io::Format::peft : io::Format::moe_peft;  // MoE-PEFT writes plain LoRA as PEFT does
 }
 
-template <moxie::Scalar S>
-void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
-  const auto loaded = io::load<S>(files, {.top_k = o.top_k});
+void run(const Options& o) {
+  const io::AdapterFiles files = adapter_tool::read(o.in, true);
+  auto loaded = io::load<double>(files, {.top_k = o.top_k});  // double holds every number
+  const io::Dtype dtype = widest(files.tensors.tensors(), loaded.info.kept);
   adapter_tool::expect_top_k(loaded, o.top_k);
   bool plain = true;
   for (const auto& entry : loaded.set.entries())
-    plain = plain && std::holds_alternative<moxie::Lora<S>>(entry.adapter);
+    plain = plain && std::holds_alternative<moxie::Lora<double>>(entry.adapter);
   const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
   // MoE-PEFT reads of PEFT's config only what its own formats have too.
   if (plain && o.to == "moe-peft") {
     io::detail::expect_held(io::Format::moe_peft, loaded.set);
+    io::detail::set_projections(loaded.info.config, io::detail::names_of(loaded.set));
     if (!loaded.info.kept.empty())
       moxie::fail(moxie::Code::unsupported_option, "MoE-PEFT cannot hold " +
                                                        io::detail::shown(loaded.info.kept.front().name) +
@@ -57,12 +59,6 @@ void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
               std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
               std::to_string(loaded.set.modules()).c_str(), files.tensors.tensors().size(),
               std::string(io::name(dtype)).c_str());
-}
-
-void run(const Options& o) {
-  const io::AdapterFiles files = adapter_tool::read(o.in, true);
-  const io::Dtype dtype = widest(files.tensors.tensors());
-  dtype == io::Dtype::f64 ? convert<double>(o, files, dtype) : convert<float>(o, files, dtype);
 }
 
 }  // namespace

@@ -118,7 +118,7 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
   const auto base = loaded.info.config.find("base_model_name_or_path");
   if (base != loaded.info.config.end() && base->is_string()) all.base_model = base->get<std::string>();
   for (const auto& note : loaded.report.notes)
-    if (note.what.find("scale 0") == std::string::npos)  // said below, expert by expert
+    if (note.what.find("scale 0") == std::string::npos && note.name != "top_k")  // said below
       all.warnings.push_back(
           note.name + ": " + note.what +
           (note.what.ends_with("infinite") ? "; such an adapter is refused where it is to be used" : ""));
@@ -133,6 +133,8 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
     if (const std::string* const module = owner(names, *loaded.info.format, t.name))
       dtypes[*module].insert(std::string(io::name(t.dtype)));
   }
+  const bool assumed = std::any_of(loaded.report.notes.begin(), loaded.report.notes.end(),
+                                   [](const auto& note) { return note.name == "top_k"; });
   for (const auto& entry : loaded.set.entries()) {
     ModuleSummary m;
     m.name = entry.name;
@@ -146,7 +148,7 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
           m.in = adapter.in();
           m.out = adapter.out();
           describe(adapter.experts(), own, m, all);
-          m.router = text_of(adapter.router(), m);
+          m.router = text_of(adapter.router(), m) + (assumed && m.top_k > 0 ? " (assumed)" : "");
         },
         entry.adapter);
     all.experts += std::ssize(m.experts);

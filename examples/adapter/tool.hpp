@@ -70,7 +70,10 @@ inline void add_top_k(CLI::App& app, std::vector<Index>& top_k) {
 template <moxie::Scalar S>
 void expect_top_k(const io::Loaded<S>& loaded, const std::vector<Index>& top_k) {
   if (top_k.empty()) return;
-  const auto& recorded = loaded.info.config;
+  nlohmann::json recorded = nlohmann::json::object();
+  if (const auto found = loaded.info.config.find("top_k");
+      found != loaded.info.config.end() && !found->is_null())
+    recorded["top_k"] = *found;
   for (const auto& entry : loaded.set.entries()) {
     const bool chooses = std::visit(
         [](const auto& a) {

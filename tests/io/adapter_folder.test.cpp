@@ -327,19 +327,11 @@ TEST_CASE("of two savers at once one wins whole, and a killed one leaves a pair"
       for (;;) save(c == 0 ? one : other, folder.path);
     }
   }
-  int whole = 0;
   for (int round = 0; round < 60; ++round) {
     usleep(3000);
-    try {
-      const auto loaded = load<float>(folder.path);
-      CHECK((bits(loaded.set) == bits(one) || bits(loaded.set) == bits(other)));
-      ++whole;
-    } catch (const Error& error) {  // a reader holds no lock: it may see one file of each
-      CHECK((error.code() == Code::pair_mismatch || error.code() == Code::io_changed ||
-             error.code() == Code::io_open));
-    }
+    const auto loaded = load<float>(folder.path);
+    CHECK((bits(loaded.set) == bits(one) || bits(loaded.set) == bits(other)));
   }
-  CHECK(whole > 0);
   for (const pid_t child : children) kill(child, SIGKILL);
   for (const pid_t child : children) waitpid(child, nullptr, 0);
   const auto loaded = load<float>(folder.path);  // at rest there is a pair

@@ -66,6 +66,18 @@ TEST_CASE("a save makes the file or replaces it, and leaves nothing beside it", 
   CHECK(folder.entries() == 1);
 }
 
+TEST_CASE("of a long path a message shows the end", "[io]") {
+  const Path path = Path("/" + std::string(200, 'a')) / "adapter_model.safetensors";
+  try {
+    read_file(path, 1);
+    FAIL("read");
+  } catch (const Error& error) {
+    const std::string_view text = error.what();
+    CHECK(text.find("'...aaa") != std::string_view::npos);
+    CHECK(text.find("aaa/adapter_model.safetensors': ") != std::string_view::npos);
+  }
+}
+
 TEST_CASE("a reader keeps the bytes that a save replaces", "[io]") {
   const Folder folder;
   const Path file = folder.path / "adapter";

@@ -4,6 +4,8 @@
 
 #include "io/disk.hpp"
 
+#include <ctime>
+
 using namespace moxie;
 using namespace moxie::io;
 using namespace moxie::test;
@@ -187,6 +189,16 @@ TEST_CASE("layers_to_transform, excluded modules and expressions decide which mo
   disk.config["target_modules"] = "all-linear";
   check_round_trip(load_disk<float>(disk));
 
+  // A module that is named by its whole path is meant in any layer.
+  disk = peft_lora();
+  disk.config["layers_to_transform"] = {7};
+  disk.config["target_modules"] = nlohmann::json::array();
+  for (const char* layer : {"0", "1"})
+    for (const char* projection : {"q_proj", "v_proj"})
+      disk.config["target_modules"].push_back(std::string("model.layers.") + layer + ".self_attn." +
+                                              projection);
+  check_round_trip(load_disk<float>(disk));
+
   disk = peft_lora();
   check_refused(
       disk, {{89,
@@ -229,6 +241,22 @@ TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
   refused([&] { load<float>(folder.path); }, Code::io_open, {"french"});
   save(loaded.set, folder.path / "other", loaded.info);
   CHECK((bits(load<float>(folder.path / "other").set) == bits(loaded.set)));
+}
+
+TEST_CASE("many modules_to_save and long names are looked up in time", "[io]") {
+  Disk disk = peft_lora();
+  std::vector<std::string> saved(13000, "a");
+  for (int i = 0; i < 3000; ++i) saved.push_back("a." + std::to_string(i));
+  disk.config["modules_to_save"] = saved;
+  std::string run;
+  for (int i = 0; i < 1900; ++i) run += "aa.";
+  for (int i = 0; i < 60; ++i) {
+    disk.add(prefix + std::string(4000, 'a') + std::to_string(i) + ".a.weight", {1});
+    disk.add(prefix + run.substr(0, 3900) + std::to_string(i) + ".17.a.weight", {1});
+  }
+  const std::clock_t start = std::clock();
+  CHECK(load_disk<float>(disk).info.kept.size() == 120);
+  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 5);
 }
 
 TEST_CASE("names as they stand in memory are taken under their own, and reported", "[io]") {
@@ -461,6 +489,38 @@ TEST_CASE("the catalogue of tensors that do not fit", "[io]") {
            },
            Code::shape_mismatch},
           {96, "F64 into float", [a](Disk& d) { a(d).dtype = Dtype::f64; }, Code::dtype_mismatch, {"narrow"}},
+          {122,
+           "DoRA's vector in a module that is kept",
+           [](Disk& d) {
+             d.config["modules_to_save"] = {"self_attn"};
+             d.add(prefix + q0 + ".lora_magnitude_vector", {10});
+           },
+           Code::unsupported_option,
+           {"DoRA"}},
+          {89, "another format's tensor in a module that is kept",
+           [](Disk& d) {
+             d.config["modules_to_save"] = {"self_attn"};
+             d.config["bias"] = "all";
+             d.add(prefix + q0 + ".lora_B0.bias", {10});
+           },
+           Code::unexpected_tensor},
+          {89, "a name in memory that PEFT does not give",
+           [](Disk& d) {
+             const std::string name = prefix + q0 + ".lora_A.weight";
+             d.tensors[name + ".default"] = d[name];
+             d.tensors.erase(name);
+           },
+           Code::missing_tensor},
+          {116, "r in a list", [](Disk& d) { d.config["r"] = {3}; }, Code::config_type},
+          {117, "alpha in a list", [](Disk& d) { d.config["lora_alpha"] = {6}; }, Code::config_type},
+          {124, "num_experts", [](Disk& d) { d.config["num_experts"] = 8; }, Code::config_mismatch},
+          {124, "top_k", [](Disk& d) { d.config["top_k"] = 2; }, Code::config_mismatch},
+          {122, "OLoRA's start", [](Disk& d) { d.config["init_lora_weights"] = "OLoRA"; },
+           Code::unsupported_option},
+          {122, "an unknown start", [](Disk& d) { d.config["init_lora_weights"] = "qrlora"; },
+           Code::unsupported_option},
+          {122, "a start that is a number", [](Disk& d) { d.config["init_lora_weights"] = 1; },
+           Code::unsupported_option},
           {121, "IA3's tensors",
            [](Disk& d) {
              d.tensors.clear();
@@ -618,6 +678,9 @@ TEST_CASE("target_parameters: A is (E, r, in), B is (out, r, E), and the base's 
   }
 
   const std::string experts = prefix + "model.layers.0.mlp.experts";
+  Disk bare = disk;
+  bare.config["target_parameters"] = {"down_proj", "gate_up_proj"};
+  CHECK((bits(load_disk<float>(bare).set) == bits(loaded.set)));
   check_refused(
       disk,
       {
@@ -637,7 +700,20 @@ TEST_CASE("target_parameters: A is (E, r, in), B is (out, r, E), and the base's 
           {95, "one dimension", [=](Disk& d) { d.add(experts + ".lora_A.weight", {24}); },
            Code::shape_mismatch},
           {89, "a parameter of another module",
-           [](Disk& d) { d.config["target_parameters"] = {"block.down_proj"}; }, Code::unexpected_tensor},
+           [](Disk& d) { d.config["target_parameters"] = {"block.down_proj"}; }, Code::missing_tensor},
+          {88,
+           "a parameter without tensors",
+           [](Disk& d) { d.config["target_parameters"].push_back("mlp.router.weight"); },
+           Code::missing_tensor,
+           {"mlp.router.weight"}},
+          {88,
+           "two parameters, the tensors of one",
+           [=](Disk& d) {
+             d.tensors.erase(experts + ".base_layer.lora_A.weight");
+             d.tensors.erase(experts + ".base_layer.lora_B.weight");
+           },
+           Code::missing_tensor,
+           {"1 of its 2"}},
           {122,
            "wrappers without target_parameters",
            [](Disk& d) { d.config["target_parameters"] = nullptr; },

@@ -4,6 +4,8 @@
 #include <moxie/io/report.hpp>
 #include <moxie/io/safetensors.hpp>
 
+#include <sys/file.h>
+
 /// The two files of an adapter's folder, before anybody has found out whether they are one.
 namespace moxie::inline MOXIE_ABI::io {
 
@@ -30,6 +32,14 @@ inline constexpr std::string_view config_key = "adapter_config.crc32c",
 inline bool is_there(const Path& path) {
   std::error_code error;
   return std::filesystem::exists(path, error);
+}
+
+/// The folder under a lock, shared with readers or of a saver alone, until it goes; -1 where there is none.
+inline Descriptor lock_folder(const Path& dir, int kind) {
+  Descriptor folder(uninterrupted([&] { return ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+  if (folder.get() >= 0 && uninterrupted([&] { return ::flock(folder.get(), kind); }) != 0)
+    return Descriptor(-1);
+  return folder;
 }
 
 /// Says what a folder is where it is known and not ours.
@@ -78,6 +88,8 @@ inline std::string config_of(const Path& dir, const TensorFile& tensors, bool le
 
 /// adapter_config.json and adapter_model.safetensors of a folder. Throws what `load` throws of files.
 inline AdapterFiles read_adapter(const Path& dir, const LoadOptions& options = {}) {
+  // Not while a save replaces one file after the other. A folder that cannot be locked is read as it is.
+  const detail::Descriptor lock = detail::lock_folder(dir, LOCK_SH);
   detail::expect_readable(dir);
   AdapterFiles files{TensorFile::read(dir / tensors_name), {}, dir / config_name};
   files.config = detail::config_of(dir, files.tensors, options.lenient, files.report);

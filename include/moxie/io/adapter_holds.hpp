@@ -38,6 +38,10 @@ struct Unheld {
 /// One expert that nothing weighs.
 inline bool is_plain(const Described& d) { return d.router == "uniform" && d.experts == 1; }
 
+inline std::string_view projection_of(std::string_view module) {
+  return module.substr(module.rfind('.') + 1);
+}
+
 /// The projections that MoE-PEFT knows; it passes over other target_modules without a word.
 inline bool moe_peft_knows(std::string_view module) {
   constexpr std::string_view known[] = {
@@ -56,6 +60,8 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
   const Described& first = all.front();
   const Described* mixture = nullptr;          // the first; MoE-PEFT has plain LoRA beside them
   std::map<Index, const Described*> first_of;  // by layer
+  std::map<Index, std::set<std::string_view>> projections_of;  // by layer
+  bool any_plain = false, plain_in_mlp = false, any_top_k = false;
   std::optional<Unheld> found;
   for (std::size_t m = 0; m < all.size() && !found; ++m) {
     const Described& d = all[m];
@@ -96,6 +102,12 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
       expect(moe_peft_knows(modules[m]), "a projection of that name");
       expect(d.alpha.front() > 0 && d.alpha.front() == std::floor(d.alpha.front()),
              "a lora_alpha that is no whole number from 1 on");
+      const bool alike_layers = projections_of[layer_in(modules[m])].insert(projection_of(modules[m])).second;
+      expect(alike_layers, "two modules of one projection in a layer");
+      expect(single || d.router == "top_k" || is_in_mlp(modules[m]),
+             "a mixture outside of the feed-forward block");
+      (single ? plain_in_mlp : any_top_k) |= single ? is_in_mlp(modules[m]) : d.router == "top_k";
+      any_plain |= single;
       if (single) continue;
       if (mixture == nullptr) mixture = &d;
       expect(d.router == "soft" || d.router == "top_k", "such a router");
@@ -106,6 +118,13 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
              "other routers than soft ones over equally many experts");
     }
   }
+  if (found || !moe_peft) return found;
+  // Its target_modules are projections, of every layer; its mola makes a mixture of each.
+  if (mixture != nullptr && (any_top_k ? any_plain : plain_in_mlp))
+    found = {modules.front(), "plain LoRA where its program has mixtures"};
+  for (const auto& [layer, projections] : projections_of)
+    if (!found && (layer < 0 || projections != projections_of.begin()->second))
+      found = {modules.front(), "projections that differ between the layers"};
   return found;
 }
 

@@ -147,6 +147,9 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
 /// MoE-PEFT writes "mola.layers.0..." where the module's path is "model.layers.0...".
 inline constexpr std::string_view moe_peft_root = "model.";
 
+/// Whether a module is of a feed-forward block, by the names that MoE-PEFT gives them.
+inline bool is_in_mlp(std::string_view module) { return module.find(".mlp.") != std::string_view::npos; }
+
 /// Where a tensor belongs; nothing where its name has none of the format's tails.
 struct Place {
   std::string module;

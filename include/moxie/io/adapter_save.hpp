@@ -5,8 +5,6 @@
 #include <moxie/io/adapter_write_config.hpp>
 #include <moxie/io/safetensors_writer.hpp>
 
-#include <sys/file.h>
-
 namespace moxie::inline MOXIE_ABI::io {
 
 struct SaveOptions {
@@ -71,9 +69,7 @@ Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptio
 class LockedFolder {
  public:
   explicit LockedFolder(const Path& path) : next(path / next_config_name), path_(path), lock_(open()) {
-    if (lock_.get() < 0) refuse_errno(Code::io_open, path_, "open the folder", errno);
-    if (uninterrupted([&] { return ::flock(lock_.get(), LOCK_EX); }) != 0)
-      refuse_errno(Code::io_open, path_, "lock the folder", errno);
+    if (lock_.get() < 0) refuse_errno(Code::io_open, path_, "open and lock the folder", errno);
   }
   LockedFolder(const LockedFolder&) = delete;
   LockedFolder& operator=(const LockedFolder&) = delete;
@@ -114,8 +110,7 @@ class LockedFolder {
     std::error_code error;
     made_ = std::filesystem::create_directory(path_, error);
     if (error && !is_there(path_)) refuse_errno(Code::io_open, path_, "make the folder", error.value());
-    return Descriptor(
-        uninterrupted([&] { return ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    return lock_folder(path_, LOCK_EX);
   }
 
   Path path_;

@@ -48,12 +48,18 @@ inline void match_pieces(const std::string& module, const Parts& parts, std::vec
 }
 
 /// The numbers of the experts that some part names: 0 to E - 1, or a fault.
-inline Index experts_of(const std::string& module, const Parts& parts, const AdapterConfig& c,
+inline Index experts_of(const std::string& module, const Parts& parts, const AdapterConfig& c, Format format,
                         Report& report) {
   std::set<Index> ids;
   for (const auto& [key, t] : parts)
     if (key.second >= 0) ids.insert(key.second);
-  if (ids.empty()) return 1;
+  // MoE-PEFT's loramoe leaves attention its plain LoRA.
+  const bool plain = format == Format::peft || (c.peft_type == "LORAMOE" && !is_in_mlp(module));
+  if (ids.empty() && (plain || format != Format::moe_peft)) return 1;
+  if (ids.empty()) {
+    report.mismatched.push_back({Code::expert_index, module, "has no experts, wanted a mixture"});
+    return 0;
+  }
   const Index experts = std::ssize(ids);
   if (*ids.rbegin() != experts - 1) {
     std::string all;
@@ -119,7 +125,7 @@ std::optional<Shape<S>> parameter_shape(const std::string& module, const Parts& 
 template <Scalar S>
 std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts, const AdapterConfig& c,
                                    const Settings& s, Format format, Report& report) {
-  const Index experts = experts_of(module, parts, c, report);
+  const Index experts = experts_of(module, parts, c, format, report);
   if (experts == 0) return std::nullopt;
   if (s.parameter) return parameter_shape<S>(module, parts, c, s, format, report);
   const auto each = [&](const auto& list) {

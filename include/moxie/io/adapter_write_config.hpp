@@ -150,6 +150,22 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
   }
 }
 
+/// MoE-PEFT's way to say which modules: projections, of every layer. Throws UnsupportedOption where a config
+/// says more.
+inline void set_projections(nlohmann::json& json, const std::vector<std::string>& modules) {
+  std::set<std::string> projections, listed;
+  for (const std::string& module : modules) projections.insert(std::string(projection_of(module)));
+  if (const auto found = json.find("target_modules"); found != json.end() && found->is_array())
+    for (const auto& name : *found) listed.insert(name.is_string() ? name.get<std::string>() : "");
+  if (listed != projections) json["target_modules"] = projections;
+  for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"}) {
+    const auto found = json.find(key);
+    if (found != json.end() && !found->empty())
+      fail(Code::unsupported_option, moxie::detail::join({"the format moe-peft cannot hold ", key}));
+    json.erase(key);
+  }
+}
+
 /// What every format says of the base; all else is the set's, or another program's way to train.
 inline nlohmann::json base_of(const nlohmann::json& config) {
   nlohmann::json base = nlohmann::json::object();
@@ -180,11 +196,7 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   };
   for (const char* key : {"base_model_name_or_path", "task_type", "modules_to_save"}) keep(key, nullptr);
   keep("inference_mode", true);
-  if (format == Format::moe_peft && !json.contains("target_modules")) {
-    std::set<std::string> projections;
-    for (const std::string& module : modules) projections.insert(module.substr(module.rfind('.') + 1));
-    json["target_modules"] = projections;
-  }
+  if (format == Format::moe_peft) set_projections(json, modules);
   keep("target_modules", modules);
   const bool vectors = all.front().vectors;
   if (vectors && format == Format::peft) keep("feedforward_modules", nlohmann::json::array());

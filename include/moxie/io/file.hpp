@@ -41,9 +41,17 @@ inline std::string shown(std::string_view text) {
   return all + "'";
 }
 
+/// A path in our messages: of a long one its end, which tells more than its beginning.
+inline std::string shown_path(const Path& path) {
+  constexpr std::size_t most = 80;
+  const std::string_view text = path.native();
+  if (text.size() <= most) return shown(text);
+  return shown(text.substr(text.size() - most)).insert(1, "...");
+}
+
 /// Refuses: "file: what".
 [[noreturn]] inline void refuse(Code code, const Path& path, std::string_view what) {
-  fail(code, moxie::detail::join({shown(path.native()), ": ", what}));
+  fail(code, moxie::detail::join({shown_path(path), ": ", what}));
 }
 [[noreturn]] inline void refuse_errno(Code code, const Path& path, std::string_view doing, int error) {
   refuse(code, path, moxie::detail::join({doing, ": ", std::strerror(error)}));

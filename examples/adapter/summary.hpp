@@ -148,7 +148,8 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
           m.in = adapter.in();
           m.out = adapter.out();
           describe(adapter.experts(), own, m, all);
-          m.router = text_of(adapter.router(), m) + (assumed && m.top_k > 0 ? " (assumed)" : "");
+          m.router = text_of(adapter.router(), m);
+          if (assumed && m.top_k > 0) m.router += " (assumed)";
         },
         entry.adapter);
     all.experts += std::ssize(m.experts);

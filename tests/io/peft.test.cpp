@@ -454,8 +454,9 @@ TEST_CASE("the catalogue of tensors that do not fit", "[io]") {
              d.add(prefix + q0 + ".lora_B.weight", {10, 4});
            },
            Code::rank_mismatch,
-           {"[4, 12]", "3 rows"}},
+           {"[4, 12]", "[3, 12]"}},
           {92, "rank of the config", [](Disk& d) { d.config["r"] = 8; }, Code::rank_mismatch},
+          {92, "a rank far above", [](Disk& d) { d.config["r"] = 1 << 24; }, Code::rank_mismatch},
           {94,
            "A and B transposed",
            [](Disk& d) {

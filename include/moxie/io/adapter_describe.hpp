@@ -12,8 +12,7 @@ struct Described {
   bool vectors = false;
   Index experts = 1, heads = 1;
   std::string router = "uniform";
-  std::vector<Index> rank = {};    ///< one, or one per expert
-  std::vector<double> scale = {};  ///< one per expert
+  std::vector<Index> rank = {};  ///< one, or one per expert
   bool rslora = false, bias = false, mask_per_expert = false;
   bool shared_a = false;
   std::vector<double> alpha = {};  ///< one, or one per expert

@@ -156,7 +156,6 @@ struct Place {
   Part part = Part::a;
   Index expert = -1;
   bool bad_expert = false;  ///< its number is no number from 0 on in its only spelling
-  bool alias = false;       ///< ".default." or the like stands in the name
 };
 
 /// The text in the place of '#' where `name` ends with the tail behind a dot; nothing else.

@@ -64,7 +64,6 @@ class ConfigReader {
   }
 
   const Json& json() const { return json_; }
-  const Path& path() const { return source_.path; }
   [[noreturn]] void refuse(Code code, std::string_view key, std::string_view what) const {
     source_.refuse(code, moxie::detail::join({shown(key), " ", what}));
   }

@@ -62,8 +62,7 @@ moxie::Matrix<S> read_x(const io::Path& path, Index in, const std::string& modul
 template <moxie::Scalar S>
 void apply(const Options& o) {
   // Weights in F64 are rounded without --double: its results are of float.
-  const auto loaded =
-      adapter_tool::load<S>(adapter_tool::read(o.dir, o.torch_bin), {.narrow = true, .top_k = o.top_k});
+  const auto loaded = io::load<S>(adapter_tool::read(o.dir, o.torch_bin), {.narrow = true, .top_k = o.top_k});
   adapter_tool::expect_top_k(loaded, o.top_k);
   const moxie::Module module = find(loaded.set, o.module);
   const auto& entry = loaded.set.entry(module);

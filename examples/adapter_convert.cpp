@@ -16,10 +16,10 @@ struct Options {
 };
 
 /// The stored type that holds all of the adapter's numbers; kept tensors have their own.
-io::Dtype widest(const std::vector<io::TensorInfo>& tensors) {
+io::Dtype widest(const std::vector<io::TensorInfo>& tensors, const std::vector<io::Kept>& kept) {
   std::optional<io::Dtype> all;
   for (const io::TensorInfo& t : tensors) {
-    if (!io::is_weight(t.dtype)) continue;
+    if (std::any_of(kept.begin(), kept.end(), [&](const io::Kept& k) { return k.name == t.name; })) continue;
     if (!all || t.dtype == io::Dtype::f64)
       all = t.dtype;
     else if (*all != t.dtype && *all != io::Dtype::f64)
@@ -35,42 +35,30 @@ io::Format format_of(const std::string& to, bool plain) {
   return plain ? io::Format::peft : io::Format::moe_peft;  // MoE-PEFT writes plain LoRA as PEFT does
 }
 
-template <moxie::Scalar S>
-void convert(const Options& o, const io::AdapterFiles& files, io::Dtype dtype) {
-  auto loaded = adapter_tool::load<S>(files, {.top_k = o.top_k});
+void run(const Options& o) {
+  const io::AdapterFiles files = adapter_tool::read(o.in, true);
+  auto loaded = io::load<double>(files, {.top_k = o.top_k});  // double holds every number
+  const io::Dtype dtype = widest(files.tensors.tensors(), loaded.info.kept);
   adapter_tool::expect_top_k(loaded, o.top_k);
   bool plain = true;
   for (const auto& entry : loaded.set.entries())
-    plain = plain && std::holds_alternative<moxie::Lora<S>>(entry.adapter);
-  // What every format says of the base; all else is the set's, or another program's way to train.
-  nlohmann::json config = nlohmann::json::object();
-  for (const char* key : {"base_model_name_or_path", "task_type", "target_modules", "exclude_modules",
-                          "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
-                          "bias", "fan_in_fan_out", "inference_mode"})
-    if (const auto found = loaded.info.config.find(key); found != loaded.info.config.end())
-      config[key] = *found;
+    plain = plain && std::holds_alternative<moxie::Lora<double>>(entry.adapter);
   const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
-  if (to != from) loaded.info.config = config;
-  loaded.info.format = to;
-
-  std::error_code error;
-  const bool made = std::filesystem::create_directory(o.out, error);
-  try {
-    io::save(loaded.set, o.out, loaded.info, {.dtype = dtype});
-  } catch (...) {
-    if (made) std::filesystem::remove(o.out, error);  // which only takes an empty folder
-    throw;
+  // MoE-PEFT reads of PEFT's config only what its own formats have too.
+  if (plain && o.to == "moe-peft") {
+    io::detail::expect_held(io::Format::moe_peft, loaded.set);
+    io::detail::set_projections(loaded.info.config, io::detail::names_of(loaded.set));
+    if (!loaded.info.kept.empty())
+      moxie::fail(moxie::Code::unsupported_option, "MoE-PEFT cannot hold " +
+                                                       io::detail::shown(loaded.info.kept.front().name) +
+                                                       ", which is kept beside the adapter");
   }
+
+  io::save(loaded.set, o.out, loaded.info, {.format = to, .dtype = dtype});
   std::printf("%s: %s to %s, %s modules, %zu tensors as %s\n", o.out.c_str(),
               std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
               std::to_string(loaded.set.modules()).c_str(), files.tensors.tensors().size(),
               std::string(io::name(dtype)).c_str());
-}
-
-void run(const Options& o) {
-  const io::AdapterFiles files = adapter_tool::read(o.in, true);
-  const io::Dtype dtype = widest(files.tensors.tensors());
-  dtype == io::Dtype::f64 ? convert<double>(o, files, dtype) : convert<float>(o, files, dtype);
 }
 
 }  // namespace

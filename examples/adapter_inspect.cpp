@@ -183,8 +183,7 @@ void inspect(const io::Path& path, bool json, const std::string& svg) {
                                                     std::to_string(files->tensors.tensors().size()) +
                                                     " tensors are listed");
     }
-    const io::Bytes config = io::read_file(files->config_path, std::uint64_t{1} << 20);
-    files->config.assign(config.begin(), config.end());
+    files->config = io::read_file(files->config_path, io::most_config_bytes);
   }
   Summary summary;
   try {

@@ -39,29 +39,6 @@ struct Summary {
   bool mixture() const { return experts > std::ssize(modules); }
 };
 
-/// A file's tensors to load from that lets numbers pass that are not finite, and counts them.
-class Tolerant {
- public:
-  explicit Tolerant(const io::TensorFile& file) : file_(file) {}
-  const io::Path& path() const { return file_.path(); }
-  const std::vector<io::TensorInfo>& tensors() const { return file_.tensors(); }
-  template <moxie::Scalar T>
-  void load(const io::TensorInfo& t, std::span<T> to) const {
-    Index bad = 0;
-    for (std::size_t i = 0; i < to.size(); ++i) {
-      const double number = file_.number(t, i);
-      bad += !std::isfinite(number);
-      to[i] = static_cast<T>(number);
-    }
-    if (to.empty()) file_.load(t, to);  // refuses what are no weights
-    if (bad > 0) not_finite.emplace_back(t.name, bad);
-  }
-  mutable std::vector<std::pair<std::string, Index>> not_finite;
-
- private:
-  const io::TensorFile& file_;
-};
-
 template <class T>
 void describe(const moxie::LoraBank<T>& bank, std::span<const T> theta, ModuleSummary& m, Summary& all) {
   const auto& c = bank.config();
@@ -133,18 +110,18 @@ inline const std::string* owner(const std::set<std::string>& modules, io::Format
 }
 
 inline Summary summarise(const io::AdapterFiles& files, const std::string& path) {
-  const Tolerant source(files.tensors);
-  const auto loaded =
-      io::load_from<S>(source, files.config, files.config_path, io::LoadOptions{}, files.report);
+  const auto loaded = io::load<S>(files, {.allow_non_finite = true});
   Summary all;
   all.path = path;
   all.file = files.tensors.path().filename().string();
   all.format = io::name(loaded.info.format.value());
   const auto base = loaded.info.config.find("base_model_name_or_path");
   if (base != loaded.info.config.end() && base->is_string()) all.base_model = base->get<std::string>();
-  for (const auto& [tensor, count] : source.not_finite)
-    all.warnings.push_back(tensor + ": " + std::to_string(count) +
-                           " numbers are NaN or infinite; such an adapter is refused where it is to be used");
+  for (const auto& note : loaded.report.notes)
+    if (note.what.find("scale 0") == std::string::npos && note.name != "top_k")  // said below
+      all.warnings.push_back(
+          note.name + ": " + note.what +
+          (note.what.ends_with("infinite") ? "; such an adapter is refused where it is to be used" : ""));
 
   std::map<std::string, std::set<std::string>> dtypes;
   std::set<std::string> names;
@@ -156,6 +133,8 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
     if (const std::string* const module = owner(names, *loaded.info.format, t.name))
       dtypes[*module].insert(std::string(io::name(t.dtype)));
   }
+  const bool assumed = std::any_of(loaded.report.notes.begin(), loaded.report.notes.end(),
+                                   [](const auto& note) { return note.name == "top_k"; });
   for (const auto& entry : loaded.set.entries()) {
     ModuleSummary m;
     m.name = entry.name;
@@ -170,15 +149,13 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path)
           m.out = adapter.out();
           describe(adapter.experts(), own, m, all);
           m.router = text_of(adapter.router(), m);
+          if (assumed && m.top_k > 0) m.router += " (assumed)";
         },
         entry.adapter);
     all.experts += std::ssize(m.experts);
     all.parameters += m.parameters;
     all.modules.push_back(std::move(m));
   }
-  for (const auto& note : loaded.report.notes)
-    if (note.what.find("scale 0") == std::string::npos)  // said above, expert by expert
-      all.warnings.push_back(note.name + ": " + note.what);
   return all;
 }
 

@@ -2,7 +2,8 @@
 // What the programs for adapters' files have in common: how they end, and how they read a folder.
 #pragma once
 
-#include <moxie/io/adapter_files.hpp>
+#include <moxie/io/adapter_load.hpp>
+#include <moxie/io/torch_adapter.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -56,11 +57,6 @@ inline io::AdapterFiles read(const io::Path& dir, bool torch_bin) {
   return bin ? io::read_torch_adapter(dir) : io::read_adapter(dir);
 }
 
-template <moxie::Scalar S>
-io::Loaded<S> load(const io::AdapterFiles& files, const io::LoadOptions& options) {
-  return io::load_from<S>(files.tensors, files.config, files.config_path, options, files.report);
-}
-
 /// --top-k, for formats whose files do not say it.
 inline void add_top_k(CLI::App& app, std::vector<Index>& top_k) {
   app.add_option("--top-k", top_k,
@@ -74,7 +70,10 @@ inline void add_top_k(CLI::App& app, std::vector<Index>& top_k) {
 template <moxie::Scalar S>
 void expect_top_k(const io::Loaded<S>& loaded, const std::vector<Index>& top_k) {
   if (top_k.empty()) return;
-  const auto& recorded = loaded.info.config;
+  nlohmann::json recorded = nlohmann::json::object();
+  if (const auto found = loaded.info.config.find("top_k");
+      found != loaded.info.config.end() && !found->is_null())
+    recorded["top_k"] = *found;
   for (const auto& entry : loaded.set.entries()) {
     const bool chooses = std::visit(
         [](const auto& a) {

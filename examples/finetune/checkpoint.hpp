@@ -102,8 +102,8 @@ class Checkpoint {
   }
 
   /// What the adapter's config says that the set does not know.
-  moxie::io::AdapterInfo<S> info() const {
-    moxie::io::AdapterInfo<S> info;
+  moxie::io::AdapterInfo info() const {
+    moxie::io::AdapterInfo info;
     auto& config = info.config;
     config["base_model_name_or_path"] = base_name(o_);
     config["task_type"] = "CAUSAL_LM";

@@ -7,8 +7,8 @@ int main(int argc, char** argv) {
   if (argc != 2) return 2;
   for (std::size_t i = 0; i < std::size(fuzz::samples); ++i) {
     MUST(fuzz::tensors(fuzz::samples[i].tensors));
-    MUST(io::load_from<float>(*fuzz::tensors(fuzz::samples[i].tensors), fuzz::samples[i].config, "config")
-             .report.clean());
+    const io::AdapterFiles files{*fuzz::tensors(fuzz::samples[i].tensors), fuzz::samples[i].config, "config"};
+    MUST(io::load<float>(files).report.clean());
     io::save_file(io::Path(argv[1]) / std::to_string(i),
                   std::string(1, static_cast<char>(i)) + fuzz::samples[i].config);
   }

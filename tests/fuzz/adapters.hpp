@@ -123,10 +123,11 @@ inline std::optional<io::TensorFile> tensors(std::string_view listing) {
 /// Loads the pair, strictly and leniently. It is refused by an Error, or is a set of finite numbers that is
 /// loaded into itself without a change and, where it can be written, read again as the same bits.
 inline void check(const io::TensorFile& file, std::string_view config) {
+  const io::AdapterFiles files{file, std::string(config), "config"};
   for (const bool lenient : {false, true}) {
     std::optional<io::Loaded<float>> loaded;
     try {
-      loaded = io::load_from<float>(file, config, "config", {.lenient = lenient});
+      loaded = io::load<float>(files, {.lenient = lenient});
     } catch (const Error&) {
       continue;
     }
@@ -139,17 +140,17 @@ inline void check(const io::TensorFile& file, std::string_view config) {
     MUST(loaded->set.modules() > 0);
     for (const float value : theta) MUST(std::isfinite(value));
     MUST(lenient || loaded->report.clean());
-    io::load_into_from(loaded->set, file, config, "config", {.lenient = lenient});
+    io::load_into(loaded->set, files, {.lenient = lenient});
     MUST(same(loaded->set.theta()));
     if (lenient) continue;
-    std::optional<io::detail::Written<float>> written;
+    std::optional<io::detail::Written> written;
     try {
       written = io::detail::write(loaded->set, loaded->info, {});
     } catch (const Error&) {
       continue;  // a format may hold more than it can say again
     }
-    const auto again =
-        io::load_from<float>(io::TensorFile::parse(written->tensors.bytes()), written->config, "again");
+    const auto again = io::load<float>(
+        io::AdapterFiles{io::TensorFile::parse(written->tensors.bytes()), written->config, "again"});
     MUST(same(again.set.theta()));
   }
 }

@@ -4,7 +4,7 @@
 
 #include "io/disk_bin.hpp"
 
-#include <moxie/io/adapter_files.hpp>
+#include <moxie/io/torch_adapter.hpp>
 
 using namespace moxie;
 using namespace moxie::io;
@@ -15,27 +15,28 @@ TEST_CASE("an adapter in a .bin is that of a safetensors file, where it is asked
   const Disk disk = peft_lora();
   disk.write(folder.path / "safe");
   write_torch(disk, folder.path / "bin");
-  const auto safe = load<float>(folder.path / "safe"), bin = load_torch<float>(folder.path / "bin");
+  const auto safe = load<float>(folder.path / "safe"),
+             bin = load<float>(read_torch_adapter(folder.path / "bin"));
   CHECK((bits(bin.set) == bits(safe.set)));
   CHECK(bin.info.config == safe.info.config);
   CHECK(bin.report.matched.size() == 8);
   auto target = safe.set;
   Rng(1).fill(target.theta(), -1, 1);
-  CHECK(load_torch_into(target, folder.path / "bin").clean());
+  CHECK(load_into(target, read_torch_adapter(folder.path / "bin")).clean());
   CHECK((bits(target) == bits(safe.set)));
 
-  refused([&] { load<float>(folder.path / "bin"); }, Code::io_open, {"adapter_model.bin"});
-  refused([&] { load_torch<float>(folder.path / "safe"); }, Code::io_open, {"adapter_model.bin"});
-  refused([&] { load_torch<float>(folder.path / "bin", {.adapter = "../bin"}); }, Code::bad_name);
+  refused([&] { load<float>(folder.path / "bin"); }, Code::io_open,
+          {"adapter_model.bin", "read_torch_adapter", "--torch-bin"});
+  refused([&] { read_torch_adapter(folder.path / "safe"); }, Code::io_open, {"adapter_model.bin"});
   Rng(2).fill(target.theta(), -1, 1);
   const std::string before = bits(target);
   std::filesystem::resize_file(folder.path / "bin" / torch_tensors_name, 500);
-  refused([&] { load_torch_into(target, folder.path / "bin"); }, Code::file_truncated);
+  refused([&] { load_into(target, read_torch_adapter(folder.path / "bin")); }, Code::file_truncated);
   CHECK((bits(target) == before));
   std::filesystem::remove(folder.path / "bin" / config_name);
   write_torch(disk, folder.path / "other");
   std::filesystem::remove(folder.path / "other" / config_name);
-  refused([&] { load_torch<float>(folder.path / "other"); }, Code::io_open, {"adapter_config.json"});
+  refused([&] { read_torch_adapter(folder.path / "other"); }, Code::io_open, {"adapter_config.json"});
 }
 
 TEST_CASE("tied tensors are two of the same numbers, and are saved as two", "[io]") {  // line 110
@@ -62,26 +63,49 @@ TEST_CASE("files are read as they are, and loaded later", "[io]") {
   const AdapterFiles files = read_adapter(folder.path);
   CHECK(files.tensors.tensors().size() == 8);
   CHECK(files.config == content(folder.path / config_name));
-  const auto loaded = load_from<float>(files.tensors, files.config, files.config_path);
+  const auto loaded = load<float>(files);
   CHECK((bits(loaded.set) == bits(load<float>(folder.path).set)));
-  // What is no adapter is found out by load_from alone.
+  // What is no adapter is found out by load alone.
   Disk other;
   other.config = {{"peft_type", "LORA"}, {"r", 1}, {"lora_alpha", 1}, {"target_modules", {"conv"}}};
   other.add("conv.weight", {2, 3});
   other.write(folder.path);
   const AdapterFiles none = read_adapter(folder.path);
   CHECK(none.tensors.tensors().size() == 1);
-  refused([&] { load_from<float>(none.tensors, none.config, none.config_path); }, Code::nothing_matched);
+  refused([&] { load<float>(none); }, Code::nothing_matched);
 }
 
-TEST_CASE("a number of a tensor is given as it is, NaN too", "[io]") {
-  const std::string header =
-      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})";
-  const TensorFile file = TensorFile::parse(little(header.size(), 8) + header +
-                                            std::string("\0\0\xc0\x7f\0\0\x20\xc0", 8) + "\1");
-  const TensorInfo &a = *file.find("a"), &b = *file.find("b");
-  CHECK(std::isnan(file.number(a, 0)));
-  CHECK(file.number(a, 1) == -2.5);
-  refused([&] { file.number(a, 2); }, Code::shape_mismatch, {"'a'", "2"});
-  refused([&] { file.number(b, 0); }, Code::unsupported_dtype, {"'b'", "U8"});
+TEST_CASE("NaN and infinities are taken where they are allowed, and noted", "[io]") {
+  const TemporaryFolder folder;
+  Disk disk = peft_lora();
+  auto& [name, tensor] = *disk.tensors.begin();
+  tensor.values[1] = std::numeric_limits<double>::quiet_NaN();
+  tensor.values[2] = -std::numeric_limits<double>::infinity();
+  disk.write_plain(folder.path);
+  refused([&] { load<float>(folder.path); }, Code::non_finite, {"number 1", name});
+  const auto loaded = load<float>(folder.path, {.allow_non_finite = true});
+  REQUIRE(loaded.report.notes.size() == 1);
+  CHECK(loaded.report.notes[0].name == name);
+  CHECK(loaded.report.notes[0].what == "2 numbers are NaN or infinite");
+  const auto theta = loaded.set.theta();
+  CHECK(std::count_if(theta.begin(), theta.end(), [](float v) { return !std::isfinite(v); }) == 2);
+  // What is only too large for the scalar is still refused.
+  tensor.dtype = Dtype::f64;
+  tensor.values[0] = 1e300;
+  disk.write_plain(folder.path);
+  refused([&] { load<float>(folder.path, {.narrow = true, .allow_non_finite = true}); }, Code::value_range);
+}
+
+TEST_CASE("a fault of the config names the config's file", "[io]") {
+  const TemporaryFolder folder;
+  const auto check = [&](const char* key, const nlohmann::json& value, Code code) {
+    Disk disk = peft_lora();
+    disk.config[key] = value;
+    disk.write(folder.path);
+    refused([&] { load<float>(folder.path); }, code, {"adapter_config.json", "/"});
+  };
+  check("what", true, Code::unknown_config_key);
+  check("rank_pattern", {{"k_proj", 3}}, Code::pattern_unused);
+  check("rank_pattern", {{"(*", 3}}, Code::pattern_syntax);
+  check("target_modules", "(*", Code::pattern_syntax);
 }

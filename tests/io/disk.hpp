@@ -20,6 +20,7 @@ struct Disk {
     std::vector<Index> shape;
     std::vector<double> values;
     io::Dtype dtype = io::Dtype::f32;
+    std::string bytes = {};  ///< in place of values, where write_plain writes it
     double at(Index i, Index j) const { return values[static_cast<std::size_t>(i * shape[1] + j)]; }
   };
   nlohmann::json config;
@@ -45,6 +46,27 @@ struct Disk {
     for (const auto& [name, t] : tensors)
       writer.add(name, t.shape, std::span<const double>(t.values), t.dtype);
     writer.save(folder / "adapter_model.safetensors");
+  }
+  /// The same without our checksums, as others write it, NaN and all.
+  void write_plain(const io::Path& folder) const {
+    std::filesystem::create_directories(folder);
+    std::ofstream(folder / "adapter_config.json") << config.dump(2);
+    nlohmann::json header = {{"__metadata__", metadata}};
+    std::string data;
+    for (const auto& [name, t] : tensors) {
+      const std::size_t begin = data.size(), size = io::facts(t.dtype).bits / 8;
+      data += t.bytes;
+      for (const double v : t.values) {
+        data.resize(data.size() + size);
+        io::detail::store_number(v, t.dtype, data.data() + data.size() - size);
+      }
+      header[name] = {
+          {"dtype", io::name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {begin, data.size()}}};
+    }
+    const std::string json = header.dump();
+    std::string length(8, '\0');
+    io::detail::store_little<std::uint64_t>(json.size(), length.data());
+    std::ofstream(folder / "adapter_model.safetensors", std::ios::binary) << length << json << data;
   }
 };
 

@@ -112,6 +112,23 @@ TEST_CASE("a new router starts from its seed and weighs the experts", "[io]") {
   }
 }
 
+TEST_CASE("scales that no alpha gives to the bit are saved as the nearest that is", "[io]") {
+  const TemporaryFolder folder;
+  std::vector<Path> paths;
+  for (const int r : {5, 7, 11}) {
+    Disk disk = peft_lora();
+    disk.config.update({{"r", r}, {"lora_alpha", 1}, {"use_rslora", true}});
+    for (auto& [name, t] : peft_lora().tensors)
+      disk.add(name, t.shape[0] == 3 ? std::vector<Index>{r, 12} : std::vector<Index>{t.shape[0], r});
+    paths.push_back(folder.path / std::to_string(r));
+    disk.write(paths.back());
+  }
+  const auto loaded = load_experts<double>(paths);
+  save(loaded.set, folder.path / "all", loaded.info);
+  const auto again = load<double>(folder.path / "all");
+  CHECK((bits(again.set) == bits(loaded.set)));
+}
+
 TEST_CASE("adapters that do not fit together are refused by the folder", "[io]") {
   const auto check = [](std::size_t e, const std::function<void(Disk&)>& f, Code code,
                         const std::string& word) {

@@ -335,6 +335,12 @@ TEST_CASE("MoLA's own folder: experts and ranks per layer, the top 2 renormalise
   disk.write(folder.path);
   auto target = other.set;
   CHECK(load_into(target, folder.path).clean());  // a set's own k stands where the file says none
+  refused([&] { load_into(target, folder.path, {.top_k = {2}}); }, Code::config_mismatch, {"top_k"});
+  REQUIRE(loaded.report.notes.size() == 1);
+  CHECK(loaded.report.notes[0].name == "top_k");
+  CHECK(other.report.notes.empty());
+  for (const Index k : {0, -1})
+    refused([&] { load_disk<float>(disk, {.top_k = {k}}); }, Code::config_range, {"top_k"});
   refused([&] { load_disk<float>(disk, {.top_k = {3}}); }, Code::config_range, {"top_k", "2 experts"});
   refused([&] { load_disk<float>(disk, {.top_k = {1, 1, 1}}); }, Code::config_range);
 }
@@ -428,6 +434,8 @@ TEST_CASE("the catalogue for mixtures of numbered experts", "[io]") {
        [=](Disk& d) { rename(d, "3", "4"); },
        Code::expert_index,
        {"0, 1, 2, 4"}},
+      {122, "use_rslora, which MoLA has not", [](Disk& d) { d.config["use_rslora"] = true; },
+       Code::unsupported_option},
       {100,
        "another number than the config's",
        [](Disk& d) { d.config["num_experts"] = 4; },
@@ -472,6 +480,9 @@ TEST_CASE("LoRAMoE's own folder: a soft mixture", "[io]") {
              d.config["enable_lora"] = {true, false};
            },
            Code::unsupported_option},
+          {100, "another num_experts", [](Disk& d) { d.config["num_experts"] = 5; }, Code::expert_index},
+          {124, "top_k", [](Disk& d) { d.config["top_k"] = 2; }, Code::config_mismatch},
+          {122, "use_rslora", [](Disk& d) { d.config["use_rslora"] = true; }, Code::unsupported_option},
           {119, "ranks in a list",
            [](Disk& d) {
              d.config["r"] = {4, 4};
@@ -589,6 +600,14 @@ TEST_CASE("MoE-PEFT's mola and loramoe", "[io]") {
           {124, "num_experts 2^31", [](Disk& d) { d.config["num_experts"] = std::int64_t{1} << 31; },
            Code::config_range},
           {100, "num_experts 5", [](Disk& d) { d.config["num_experts"] = 5; }, Code::expert_index},
+          {100, "no experts at all",
+           [](Disk& d) {
+             d.tensors.clear();
+             d.add("mola.layers.0.self_attn.q_proj.lora_A.weight", {3, 12});
+             d.add("mola.layers.0.self_attn.q_proj.lora_B.weight", {10, 3});
+             d.config["target_modules"] = {"q_proj"};
+           },
+           Code::expert_index},
           {102, "no gate", [](Disk& d) { d.tensors.erase("mola.layers.0.mlp.up_proj.moe_gate.weight"); },
            Code::missing_tensor},
           {127, "router_aux_loss_coef", [](Disk& d) { d.config["router_aux_loss_coef"] = -1; },
@@ -643,6 +662,26 @@ TEST_CASE("our own MoLoRA: experts of different ranks and scales", "[io]") {
            [](Disk& d) { d.config["router_type"] = "uniform"; },
            Code::unexpected_tensor,
            {"router"}},
+          {125,
+           "a choice under a router that does not choose",
+           [](Disk& d) { d.config["top_k"] = 2; },
+           Code::config_mismatch,
+           {"top_k", "soft"}},
+          {125, "weights of a choice", [](Disk& d) { d.config["router_weights"] = "masked"; },
+           Code::config_mismatch},
+          {125, "noise of a choice", [](Disk& d) { d.config["router_noise"] = "learned"; },
+           Code::config_mismatch},
+          {125,
+           "no choice",
+           [](Disk& d) { d.config["router_type"] = "top_k"; },
+           Code::missing_field,
+           {"top_k"}},
+          {125, "a temperature of nothing",
+           [](Disk& d) {
+             d.config["router_type"] = "given";
+             d.config["router_temperature"] = 2;
+           },
+           Code::config_mismatch},
           {102, "noise where none is",
            [=](Disk& d) {
              d.add(prefix + module + ".router_noise.weight", {2, 12});
@@ -721,7 +760,7 @@ TEST_CASE("every kind of a set is saved and comes back in our own format", "[io]
     set.init(3);
     Rng(4).fill(set.theta(), -1, 1);
     const TemporaryFolder folder;
-    save(set, folder.path, {.format = Format::mixture});
+    save(set, folder.path, {}, {.format = Format::mixture});
     const auto loaded = load<S>(folder.path);
     CHECK((bits(loaded.set) == bits(set)));
     CHECK(loaded.set.entries()[0].adapter.index() == set.entries()[0].adapter.index());
@@ -764,7 +803,7 @@ TEST_CASE("a set is written in the format of its method, and in others where the
     set.init(1);
     Rng(4).fill(set.theta(), -1, 1);
     const TemporaryFolder folder;
-    save(set, folder.path, {.format = format});
+    save(set, folder.path, {}, {.format = format});
     const auto loaded = load<float>(folder.path);
     CHECK((bits(loaded.set) == bits(set)));
     return *loaded.info.format;
@@ -786,9 +825,27 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   unequal.add("layers.0.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 2}));
   unequal.add("layers.1.up_proj", loramoe<float>({.in = 6, .out = 5, .experts = 3}));
   CHECK(saved_set(std::move(unequal)) == Format::mixture);
+  // Nor have the released programs words for these.
+  const auto saved_pair = [&](const auto& one, const char* name, const auto& other, const char* second) {
+    AdapterSet<float> set;
+    set.add(name, one);
+    set.add(second, other);
+    return saved_set(std::move(set));
+  };
+  const char* const v = "model.layers.0.self_attn.v_proj";
+  const auto thin = mola<float>({.in = 6, .out = 5, .experts = 4, .rank = 2}),
+             strong = mola<float>({.in = 6, .out = 5, .experts = 4, .alpha = 3});
+  CHECK(saved_pair(chosen, q, chosen, v) == Format::mola);
+  CHECK(saved_pair(chosen, q, thin, v) == Format::mixture);
+  CHECK(saved_pair(chosen, q, strong, v) == Format::mixture);
+  CHECK(saved_pair(chosen, q, thin, "model.layers.1.self_attn.q_proj") == Format::mola);
+  CHECK(saved_as(chosen, "q") == Format::mixture);
+  CHECK(saved_as(chosen, "layers.0.q") == Format::mixture);
+  CHECK(saved_pair(soft, q, loramoe<float>({.in = 6, .out = 5, .rank = 2}), v) == Format::mixture);
+  CHECK(saved_pair(soft, q, loramoe<float>({.in = 6, .out = 5, .alpha = 2}), v) == Format::mixture);
   CHECK(saved_as(mov<float>({.features = 6}), q) == Format::mixture);
   CHECK(saved_as(chosen, q, Format::moe_peft) == Format::moe_peft);
-  CHECK(saved_as(soft, q, Format::moe_peft) == Format::moe_peft);
+  CHECK(saved_as(soft, "model.layers.0.mlp.up_proj", Format::moe_peft) == Format::moe_peft);
   CHECK(saved_as(chosen, q, Format::mixture) == Format::mixture);
   CHECK(saved_as(molora<float>({.in = 6, .out = 5}), q, Format::loramoe) == Format::loramoe);
   const auto cannot = [&](const auto& adapter, const char* name, Format format) {
@@ -801,24 +858,62 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   cannot(chosen, q, Format::loramoe);
   cannot(soft, q, Format::mola);
   cannot(soft, q, Format::peft);
-  cannot(chosen, "q", Format::mola);      // outside of the layers
-  cannot(chosen, "q", Format::moe_peft);  // whose names begin with "model."
+  cannot(chosen, "q", Format::mola);                          // outside of the layers
+  cannot(chosen, "q", Format::moe_peft);                      // whose names begin with "model."
+  cannot(chosen, "model.layers.0.mlp.w1", Format::moe_peft);  // which it would pass over
+  cannot(soft, q, Format::moe_peft);                          // whose loramoe is of the feed-forward block
+  const auto cannot_pair = [&](const auto& one, const char* name, const auto& other, const char* second) {
+    AdapterSet<float> set;
+    set.add(name, one);
+    set.add(second, other);
+    refused([&] { saved_set(std::move(set), Format::moe_peft); }, Code::unsupported_option);
+  };
+  cannot_pair(chosen, q, lora<float>({.in = 6, .out = 5, .rank = 8, .alpha = 16, .dropout = 0.05}),
+              v);                                                     // plain beside mola
+  cannot_pair(chosen, q, chosen, "model.layers.1.self_attn.v_proj");  // its targets are of every layer
+  cannot(mola<float>({.in = 6, .out = 5, .alpha = 2.5}), q, Format::moe_peft);  // it wants an integer
   cannot(mov<float>({.features = 6}), q, Format::mola);
   cannot(lora<float>({.in = 6, .out = 5}), q, Format::loramoe);
   cannot(lora<float>({.in = 6, .out = 5}), q, Format::moe_peft);
 }
 
 TEST_CASE("a folder of one format is written in another, with what its config says of the base", "[io]") {
-  Loaded<float> loaded = load_disk<float>(mola_disk());
   const TemporaryFolder folder;
-  loaded.info.format = Format::mixture;
-  save(loaded.set, folder.path, loaded.info);
-  const auto again = load<float>(folder.path);
-  CHECK((bits(again.set) == bits(loaded.set)));
-  CHECK(again.info.config["base_model_name_or_path"] == "some/base");
-  loaded = load_disk<float>(loramoe_disk(false));
-  loaded.info.format = Format::moe_peft;
-  save(loaded.set, folder.path, loaded.info);
-  CHECK((bits(load<float>(folder.path).set) == bits(loaded.set)));
-  CHECK_FALSE(load<float>(folder.path).info.config.contains("blc_weight"));
+  const auto converted = [&](const AdapterSet<float>& set, const AdapterInfo& info, Format format) {
+    save(set, folder.path, info, {.format = format});
+    const auto again = load<float>(folder.path);
+    CHECK((bits(again.set) == bits(set)));
+    CHECK(again.info.format == format);
+    CHECK(again.info.config["base_model_name_or_path"] == "some/base");
+    return again.info.config;
+  };
+  const Loaded<float> mola = load_disk<float>(mola_disk()), soft = load_disk<float>(loramoe_disk(false));
+  converted(mola.set, mola.info, Format::mixture);
+  CHECK_FALSE(converted(soft.set, soft.info, Format::moe_peft).contains("blc_weight"));
+  // Of one peft_type, but other programs' words.
+  AdapterInfo info = soft.info;
+  info.config["target_modules"] = {"q_proj", "down_proj"};
+  const nlohmann::json config = converted(mola.set, info, Format::mola);
+  for (const char* key : {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "lora_nums"})
+    CHECK_FALSE(config.contains(key));
+  // MoE-PEFT insists on a float.
+  AdapterSet<float> dry;
+  dry.add("model.layers.0.mlp.up_proj", loramoe<float>({.in = 6, .out = 5, .dropout = 0}));
+  dry.init(1);
+  save(dry, folder.path, {}, {.format = Format::moe_peft});
+  CHECK(content(folder.path / config_name).find("\"lora_dropout\": 0.0,") != std::string::npos);
+  // Its targets are projections, whatever another config calls them.
+  AdapterInfo targets = mola.info;
+  AdapterSet<float> regular;
+  for (const char* name : {"model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"})
+    regular.add(name, moxie::mola<float>({.in = 6, .out = 5}));
+  regular.init(1);
+  targets.config["target_modules"] = ".*_proj";
+  CHECK(converted(regular, targets, Format::moe_peft)["target_modules"] == json({"down_proj", "q_proj"}));
+  targets.config["layers_to_transform"] = {0};
+  refused([&] { converted(regular, targets, Format::moe_peft); }, Code::unsupported_option);
+  // In its own format, or in none that is known, a config stays as it is.
+  CHECK(converted(soft.set, soft.info, Format::loramoe)["blc_weight"] == 0.1);
+  info = {.config = {{"base_model_name_or_path", "some/base"}, {"blc_weight", 0.25}}};
+  CHECK(converted(soft.set, info, Format::loramoe)["blc_weight"] == 0.25);
 }

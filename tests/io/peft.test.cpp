@@ -4,6 +4,8 @@
 
 #include "io/disk.hpp"
 
+#include <ctime>
+
 using namespace moxie;
 using namespace moxie::io;
 using namespace moxie::test;
@@ -46,7 +48,7 @@ void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) 
     CHECK(again.info.kept[k].name == loaded.info.kept[k].name);
     CHECK(again.info.kept[k].dtype == loaded.info.kept[k].dtype);
     CHECK(again.info.kept[k].shape == loaded.info.kept[k].shape);
-    CHECK(again.info.kept[k].values == loaded.info.kept[k].values);
+    CHECK(again.info.kept[k].bytes == loaded.info.kept[k].bytes);
   }
   const TemporaryFolder second;
   save(again.set, second.path, again.info);
@@ -124,13 +126,52 @@ TEST_CASE("modules_to_save and the base's biases are kept, reported and written 
   const Loaded<float> loaded = load_disk<float>(disk);
   REQUIRE(loaded.info.kept.size() == 3);
   CHECK(loaded.report.notes.size() == 3);
-  for (const Kept<float>& kept : loaded.info.kept) {
+  for (const Kept& kept : loaded.info.kept) {
     INFO(kept.name);
     const auto& t = disk[kept.name];
     CHECK((kept.shape == t.shape && kept.dtype == t.dtype));
-    CHECK(std::vector<double>(kept.values.begin(), kept.values.end()) == t.values);
+    std::vector<double> values;
+    for (std::size_t at = 0; at < kept.bytes.size(); at += facts(kept.dtype).bits / 8)
+      values.push_back(io::detail::load_number(kept.dtype, kept.bytes.data() + at));
+    CHECK(values == t.values);
   }
   check_round_trip(loaded);
+}
+
+TEST_CASE("kept tensors come back as they lay in the file, whatever the set's scalar is", "[io]") {
+  Disk disk = peft_lora();
+  disk.config["modules_to_save"] = {"score"};
+  disk.add(prefix + "score.weight", {2, 2}, Dtype::f64);
+  disk.tensors[prefix + "score.weight"].values = {0.1, -1e300, 1e-300, 3};
+  disk.tensors[prefix + "score.ids"] = {{3}, {}, Dtype::i64, std::string(23, '\1') + '\xff'};
+  const TemporaryFolder folder, second;
+  disk.write_plain(folder.path);
+  const auto check = [&](const auto& loaded) {
+    REQUIRE(loaded.info.kept.size() == 2);
+    CHECK(loaded.report.notes.size() == 2);
+    save(loaded.set, second.path, loaded.info);
+    const TensorFile from = TensorFile::read(folder.path / tensors_name),
+                     to = TensorFile::read(second.path / tensors_name);
+    for (const char* name : {"score.weight", "score.ids"}) {
+      const TensorInfo *const a = from.find(prefix + name), *const b = to.find(prefix + name);
+      REQUIRE((a != nullptr && b != nullptr));
+      CHECK((a->dtype == b->dtype && a->shape == b->shape && from.bytes(*a) == to.bytes(*b)));
+    }
+  };
+  check(load<float>(folder.path));
+  check(load<float>(folder.path, {.narrow = true}));
+  check(load<double>(folder.path));
+  // But no NaN: neither in a file, nor on its way into one.
+  disk.tensors[prefix + "score.weight"].values[2] = std::numeric_limits<double>::quiet_NaN();
+  disk.write_plain(folder.path);
+  refused([&] { load<float>(folder.path); }, Code::non_finite, {"score.weight"});
+  auto loaded = load_disk<float>(peft_lora());
+  loaded.info.config["modules_to_save"] = {"score"};
+  loaded.info.kept = {{prefix + "score.weight", Dtype::f16, {2}, {0, 0, 0, '\x7e'}}};
+  refused([&] { save(loaded.set, second.path, loaded.info); }, Code::non_finite,
+          {"score.weight", "number 1"});
+  loaded.info.kept[0].bytes.pop_back();
+  refused([&] { save(loaded.set, second.path, loaded.info); }, Code::shape_mismatch, {"3 bytes", "4"});
 }
 
 TEST_CASE("layers_to_transform, excluded modules and expressions decide which modules are meant", "[io]") {
@@ -146,6 +187,16 @@ TEST_CASE("layers_to_transform, excluded modules and expressions decide which mo
   disk.config["exclude_modules"] = {"lm_head"};
   check_round_trip(load_disk<float>(disk));
   disk.config["target_modules"] = "all-linear";
+  check_round_trip(load_disk<float>(disk));
+
+  // A module that is named by its whole path is meant in any layer.
+  disk = peft_lora();
+  disk.config["layers_to_transform"] = {7};
+  disk.config["target_modules"] = nlohmann::json::array();
+  for (const char* layer : {"0", "1"})
+    for (const char* projection : {"q_proj", "v_proj"})
+      disk.config["target_modules"].push_back(std::string("model.layers.") + layer + ".self_attn." +
+                                              projection);
   check_round_trip(load_disk<float>(disk));
 
   disk = peft_lora();
@@ -185,13 +236,27 @@ TEST_CASE("layers_to_transform, excluded modules and expressions decide which mo
 TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
   const TemporaryFolder folder;
   peft_lora().write(folder.path / "french");
-  const Loaded<float> loaded = load<float>(folder.path, {.adapter = "french"});
+  const Loaded<float> loaded = load<float>(folder.path / "french");
   CHECK(loaded.set.modules() == 4);
-  refused([&] { load<float>(folder.path); }, Code::io_open, {"french", "LoadOptions::adapter"});
-  refused([&] { load<float>(folder.path, {.adapter = "a/b"}); }, Code::bad_name);
-  refused([&] { load<float>(folder.path, {.adapter = ".."}); }, Code::bad_name);
-  save(loaded.set, folder.path, loaded.info, {.adapter = "other"});
-  CHECK((bits(load<float>(folder.path, {.adapter = "other"}).set) == bits(loaded.set)));
+  refused([&] { load<float>(folder.path); }, Code::io_open, {"french"});
+  save(loaded.set, folder.path / "other", loaded.info);
+  CHECK((bits(load<float>(folder.path / "other").set) == bits(loaded.set)));
+}
+
+TEST_CASE("many modules_to_save and long names are looked up in time", "[io]") {
+  Disk disk = peft_lora();
+  std::vector<std::string> saved(13000, "a");
+  for (int i = 0; i < 3000; ++i) saved.push_back("a." + std::to_string(i));
+  disk.config["modules_to_save"] = saved;
+  std::string run;
+  for (int i = 0; i < 1900; ++i) run += "aa.";
+  for (int i = 0; i < 60; ++i) {
+    disk.add(prefix + std::string(4000, 'a') + std::to_string(i) + ".a.weight", {1});
+    disk.add(prefix + run.substr(0, 3900) + std::to_string(i) + ".17.a.weight", {1});
+  }
+  const std::clock_t start = std::clock();
+  CHECK(load_disk<float>(disk).info.kept.size() == 120);
+  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 5);
 }
 
 TEST_CASE("names as they stand in memory are taken under their own, and reported", "[io]") {
@@ -328,147 +393,176 @@ TEST_CASE("a set that is not the adapter's is refused, and keeps its bits", "[io
 TEST_CASE("the catalogue of tensors that do not fit", "[io]") {
   const auto a = [](Disk& d) -> Disk::Tensor& { return d.tensors[prefix + q0 + ".lora_A.weight"]; };
   const auto b = [](Disk& d) -> Disk::Tensor& { return d.tensors[prefix + q0 + ".lora_B.weight"]; };
-  check_refused(peft_lora(),
-                {
-                    {87, "no tensors", [](Disk& d) { d.tensors.clear(); }, Code::missing_tensor},
-                    {88,
-                     "no B",
-                     [](Disk& d) { d.tensors.erase(prefix + q0 + ".lora_B.weight"); },
-                     Code::missing_tensor,
-                     {q0, "B"}},
-                    {88,
-                     "no A",
-                     [](Disk& d) { d.tensors.erase(prefix + q0 + ".lora_A.weight"); },
-                     Code::missing_tensor,
-                     {q0, "A"}},
-                    {89,
-                     "one key too many",
-                     [](Disk& d) { d.add(prefix + "what", {3}); },
-                     Code::unexpected_tensor,
-                     {"what"}},
-                    {89, "a bias that the config does not know",
-                     [](Disk& d) { d.add(prefix + q0 + ".lora_B.bias", {10}); }, Code::unexpected_tensor},
-                    {89, "a kept module that is not in modules_to_save",
-                     [](Disk& d) {
-                       d.add(prefix + "score.weight", {2, 2});
-                     },
-                     Code::unexpected_tensor},
-                    {90,
-                     "another prefix",
-                     [](Disk& d) {
-                       Disk o = d;
-                       o.tensors.clear();
-                       for (auto& [n, t] : d.tensors) o.tensors[n.substr(prefix.size())] = t;
-                       d = o;
-                     },
-                     Code::nothing_matched,
-                     {"base_model.model."}},
-                    {90, "another program's names",
-                     [](Disk& d) {
-                       d.tensors.clear();
-                       d.add("lora_unet_down_blocks_0.lora_down.weight", {3, 3});
-                     },
-                     Code::nothing_matched},
-                    {91, "ranks of A and B differ",
-                     [b](Disk& d) {
-                       b(d).shape = {15, 2};
-                     },
-                     Code::rank_mismatch},
-                    {91,
-                     "rank of B",
-                     [](Disk& d) {
-                       d.add(prefix + q0 + ".lora_B.weight", {10, 2});
-                     },
-                     Code::rank_mismatch,
-                     {"[10, 2]", "[10, 3]"}},
-                    {92,
-                     "rank of both",
-                     [](Disk& d) {
-                       d.add(prefix + q0 + ".lora_A.weight", {4, 12});
-                       d.add(prefix + q0 + ".lora_B.weight", {10, 4});
-                     },
-                     Code::rank_mismatch,
-                     {"[4, 12]", "3 rows"}},
-                    {92, "rank of the config", [](Disk& d) { d.config["r"] = 8; }, Code::rank_mismatch},
-                    {94,
-                     "A and B transposed",
-                     [](Disk& d) {
-                       for (auto& [n, t] : d.tensors) std::swap(t.shape[0], t.shape[1]);
-                     },
-                     Code::shape_mismatch,
-                     {"transposed"}},
-                    {94,
-                     "B transposed",
-                     [b](Disk& d) {
-                       b(d).shape = {3, 10};
-                     },
-                     Code::shape_mismatch,
-                     {"transposed"}},
-                    {94,
-                     "A and B swapped",
-                     [](Disk& d) {
-                       std::swap(d.tensors[prefix + q0 + ".lora_A.weight"],
-                                 d.tensors[prefix + q0 + ".lora_B.weight"]);
-                     },
-                     Code::shape_mismatch,
-                     {"transposed"}},
-                    {95, "three dimensions",
-                     [a](Disk& d) {
-                       a(d).shape = {3, 12, 1};
-                     },
-                     Code::shape_mismatch},
-                    {95, "one dimension", [a](Disk& d) { a(d).shape = {36}; }, Code::shape_mismatch},
-                    {95, "no numbers",
-                     [](Disk& d) {
-                       d.add(prefix + q0 + ".lora_A.weight", {3, 0});
-                     },
-                     Code::shape_mismatch},
-                    {96,
-                     "F64 into float",
-                     [a](Disk& d) { a(d).dtype = Dtype::f64; },
-                     Code::dtype_mismatch,
-                     {"LoadOptions::narrow"}},
-                    {121, "IA3's tensors",
-                     [](Disk& d) {
-                       d.tensors.clear();
-                       d.add(prefix + q0 + ".ia3_l", {10, 1});
-                     },
-                     Code::adapter_kind},
-                    {121, "IA3's config",
-                     [](Disk& d) {
-                       d.config["peft_type"] = "IA3";
-                       for (const char* k : {"r", "lora_alpha", "lora_dropout", "use_rslora", "lora_bias",
-                                             "bias", "rank_pattern", "alpha_pattern"})
-                         d.config.erase(k);
-                     },
-                     Code::adapter_kind},
-                    {122,
-                     "DoRA's vector",
-                     [](Disk& d) { d.add(prefix + q0 + ".lora_magnitude_vector", {10}); },
-                     Code::unsupported_option,
-                     {"DoRA"}},
-                    {122,
-                     "an embedding",
-                     [](Disk& d) {
-                       d.add(prefix + "embed_tokens.lora_embedding_A", {3, 10});
-                     },
-                     Code::unsupported_option,
-                     {"embedding"}},
-                    {122,
-                     "X-LoRA's classifier",
-                     [](Disk& d) {
-                       d.add("base_model.internal_xlora_classifier.layers.0.weight", {3, 10});
-                     },
-                     Code::unsupported_option,
-                     {"X-LoRA"}},
-                    {122,
-                     "MixLoRA's experts",
-                     [](Disk& d) {
-                       d.add("mixlora.layers.0.mlp.moe_gate.weight", {3, 10});
-                     },
-                     Code::unsupported_option,
-                     {"MixLoRA"}},
-                });
+  check_refused(
+      peft_lora(),
+      {
+          {87, "no tensors", [](Disk& d) { d.tensors.clear(); }, Code::missing_tensor},
+          {88,
+           "no B",
+           [](Disk& d) { d.tensors.erase(prefix + q0 + ".lora_B.weight"); },
+           Code::missing_tensor,
+           {q0, "B"}},
+          {88,
+           "no A",
+           [](Disk& d) { d.tensors.erase(prefix + q0 + ".lora_A.weight"); },
+           Code::missing_tensor,
+           {q0, "A"}},
+          {89,
+           "one key too many",
+           [](Disk& d) { d.add(prefix + "what", {3}); },
+           Code::unexpected_tensor,
+           {"what"}},
+          {89, "a bias that the config does not know",
+           [](Disk& d) { d.add(prefix + q0 + ".lora_B.bias", {10}); }, Code::unexpected_tensor},
+          {89, "a kept module that is not in modules_to_save",
+           [](Disk& d) {
+             d.add(prefix + "score.weight", {2, 2});
+           },
+           Code::unexpected_tensor},
+          {90,
+           "another prefix",
+           [](Disk& d) {
+             Disk o = d;
+             o.tensors.clear();
+             for (auto& [n, t] : d.tensors) o.tensors[n.substr(prefix.size())] = t;
+             d = o;
+           },
+           Code::nothing_matched,
+           {"base_model.model."}},
+          {90, "another program's names",
+           [](Disk& d) {
+             d.tensors.clear();
+             d.add("lora_unet_down_blocks_0.lora_down.weight", {3, 3});
+           },
+           Code::nothing_matched},
+          {91, "ranks of A and B differ",
+           [b](Disk& d) {
+             b(d).shape = {15, 2};
+           },
+           Code::rank_mismatch},
+          {91,
+           "rank of B",
+           [](Disk& d) {
+             d.add(prefix + q0 + ".lora_B.weight", {10, 2});
+           },
+           Code::rank_mismatch,
+           {"[10, 2]", "[10, 3]"}},
+          {92,
+           "rank of both",
+           [](Disk& d) {
+             d.add(prefix + q0 + ".lora_A.weight", {4, 12});
+             d.add(prefix + q0 + ".lora_B.weight", {10, 4});
+           },
+           Code::rank_mismatch,
+           {"[4, 12]", "[3, 12]"}},
+          {92, "rank of the config", [](Disk& d) { d.config["r"] = 8; }, Code::rank_mismatch},
+          {92, "a rank far above", [](Disk& d) { d.config["r"] = 1 << 24; }, Code::rank_mismatch},
+          {94,
+           "A and B transposed",
+           [](Disk& d) {
+             for (auto& [n, t] : d.tensors) std::swap(t.shape[0], t.shape[1]);
+           },
+           Code::shape_mismatch,
+           {"transposed"}},
+          {94,
+           "B transposed",
+           [b](Disk& d) {
+             b(d).shape = {3, 10};
+           },
+           Code::shape_mismatch,
+           {"transposed"}},
+          {94,
+           "A and B swapped",
+           [](Disk& d) {
+             std::swap(d.tensors[prefix + q0 + ".lora_A.weight"], d.tensors[prefix + q0 + ".lora_B.weight"]);
+           },
+           Code::shape_mismatch,
+           {"transposed"}},
+          {95, "three dimensions",
+           [a](Disk& d) {
+             a(d).shape = {3, 12, 1};
+           },
+           Code::shape_mismatch},
+          {95, "one dimension", [a](Disk& d) { a(d).shape = {36}; }, Code::shape_mismatch},
+          {95, "no numbers",
+           [](Disk& d) {
+             d.add(prefix + q0 + ".lora_A.weight", {3, 0});
+           },
+           Code::shape_mismatch},
+          {96, "F64 into float", [a](Disk& d) { a(d).dtype = Dtype::f64; }, Code::dtype_mismatch, {"narrow"}},
+          {122,
+           "DoRA's vector in a module that is kept",
+           [](Disk& d) {
+             d.config["modules_to_save"] = {"self_attn"};
+             d.add(prefix + q0 + ".lora_magnitude_vector", {10});
+           },
+           Code::unsupported_option,
+           {"DoRA"}},
+          {89, "another format's tensor in a module that is kept",
+           [](Disk& d) {
+             d.config["modules_to_save"] = {"self_attn"};
+             d.config["bias"] = "all";
+             d.add(prefix + q0 + ".lora_B0.bias", {10});
+           },
+           Code::unexpected_tensor},
+          {89, "a name in memory that PEFT does not give",
+           [](Disk& d) {
+             const std::string name = prefix + q0 + ".lora_A.weight";
+             d.tensors[name + ".default"] = d[name];
+             d.tensors.erase(name);
+           },
+           Code::missing_tensor},
+          {116, "r in a list", [](Disk& d) { d.config["r"] = {3}; }, Code::config_type},
+          {117, "alpha in a list", [](Disk& d) { d.config["lora_alpha"] = {6}; }, Code::config_type},
+          {124, "num_experts", [](Disk& d) { d.config["num_experts"] = 8; }, Code::config_mismatch},
+          {124, "top_k", [](Disk& d) { d.config["top_k"] = 2; }, Code::config_mismatch},
+          {122, "OLoRA's start", [](Disk& d) { d.config["init_lora_weights"] = "OLoRA"; },
+           Code::unsupported_option},
+          {122, "an unknown start", [](Disk& d) { d.config["init_lora_weights"] = "qrlora"; },
+           Code::unsupported_option},
+          {122, "a start that is a number", [](Disk& d) { d.config["init_lora_weights"] = 1; },
+           Code::unsupported_option},
+          {121, "IA3's tensors",
+           [](Disk& d) {
+             d.tensors.clear();
+             d.add(prefix + q0 + ".ia3_l", {10, 1});
+           },
+           Code::adapter_kind},
+          {121, "IA3's config",
+           [](Disk& d) {
+             d.config["peft_type"] = "IA3";
+             for (const char* k : {"r", "lora_alpha", "lora_dropout", "use_rslora", "lora_bias", "bias",
+                                   "rank_pattern", "alpha_pattern"})
+               d.config.erase(k);
+           },
+           Code::adapter_kind},
+          {122,
+           "DoRA's vector",
+           [](Disk& d) { d.add(prefix + q0 + ".lora_magnitude_vector", {10}); },
+           Code::unsupported_option,
+           {"DoRA"}},
+          {122,
+           "an embedding",
+           [](Disk& d) {
+             d.add(prefix + "embed_tokens.lora_embedding_A", {3, 10});
+           },
+           Code::unsupported_option,
+           {"embedding"}},
+          {122,
+           "X-LoRA's classifier",
+           [](Disk& d) {
+             d.add("base_model.internal_xlora_classifier.layers.0.weight", {3, 10});
+           },
+           Code::unsupported_option,
+           {"X-LoRA"}},
+          {122,
+           "MixLoRA's experts",
+           [](Disk& d) {
+             d.add("mixlora.layers.0.mlp.moe_gate.weight", {3, 10});
+           },
+           Code::unsupported_option,
+           {"MixLoRA"}},
+      });
 }
 
 TEST_CASE("numbers that are none or too large are refused, at the last tensor too", "[io]") {
@@ -477,37 +571,25 @@ TEST_CASE("numbers that are none or too large are refused, at the last tensor to
   disk.write(folder.path);
   Loaded<float> loaded = load<float>(folder.path);
   const std::string before = bits(loaded.set);
-  const Path file = folder.path / tensors_name;
-  const auto spoil = [&](const std::string& tensor, std::uint32_t number) {
-    for (auto& [name, t] : disk.tensors) t.values.back() += 1;
-    disk.metadata = {{"format", "pt"}};
-    disk.write(folder.path);
-    // Without our checksums, as PEFT writes it.
-    const TensorFile read = TensorFile::read(file);
-    nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
-    std::string data;
-    for (const TensorInfo& t : read.tensors()) {
-      header[t.name] = {{"dtype", name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {t.begin, t.end}}};
-      data += read.bytes(t);
-      if (t.name == tensor) std::memcpy(data.data() + data.size() - 4, &number, 4);
-    }
-    const std::string json = header.dump();
-    std::string length(8, '\0');
-    for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(json.size() >> 8 * i & 255u);
-    std::ofstream(file, std::ios::binary) << length << json << data;
+  const auto spoil = [&](const std::string& tensor, float number) {
+    Disk bad = disk;
+    for (auto& [name, t] : bad.tensors) t.values.back() += 1;
+    bad.tensors[tensor].values.back() = static_cast<double>(number);
+    bad.write_plain(folder.path);
   };
+  using Limits = std::numeric_limits<float>;
   for (const auto& [tensor, t] : disk.tensors)
-    for (const std::uint32_t number : {0x7fc00000u, 0x7f800000u, 0xff800000u}) {
+    for (const float number : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
       spoil(tensor, number);
       refused([&] { load<float>(folder.path); }, Code::non_finite, {tensor.substr(0, 70)});
       refused([&] { load_into(loaded.set, folder.path); }, Code::non_finite);
       refused([&] { load_into(loaded.set, folder.path, {.lenient = true}); }, Code::non_finite);
       CHECK((bits(loaded.set) == before));
     }
-  spoil(disk.tensors.begin()->first, 1);  // the smallest subnormal
+  spoil(disk.tensors.begin()->first, Limits::denorm_min());
   const Report report = load_into(loaded.set, folder.path);
   REQUIRE(report.notes.size() == 1);
-  CHECK(report.notes[0].what == "1 subnormal numbers");
+  CHECK(report.notes[0].what == "1 subnormal number");
 
   disk.tensors[prefix + v1 + ".lora_B.weight"].dtype = Dtype::f64;
   disk.tensors[prefix + v1 + ".lora_B.weight"].values.back() = 1e300;
@@ -597,6 +679,9 @@ TEST_CASE("target_parameters: A is (E, r, in), B is (out, r, E), and the base's 
   }
 
   const std::string experts = prefix + "model.layers.0.mlp.experts";
+  Disk bare = disk;
+  bare.config["target_parameters"] = {"down_proj", "gate_up_proj"};
+  CHECK((bits(load_disk<float>(bare).set) == bits(loaded.set)));
   check_refused(
       disk,
       {
@@ -616,7 +701,20 @@ TEST_CASE("target_parameters: A is (E, r, in), B is (out, r, E), and the base's 
           {95, "one dimension", [=](Disk& d) { d.add(experts + ".lora_A.weight", {24}); },
            Code::shape_mismatch},
           {89, "a parameter of another module",
-           [](Disk& d) { d.config["target_parameters"] = {"block.down_proj"}; }, Code::unexpected_tensor},
+           [](Disk& d) { d.config["target_parameters"] = {"block.down_proj"}; }, Code::missing_tensor},
+          {88,
+           "a parameter without tensors",
+           [](Disk& d) { d.config["target_parameters"].push_back("mlp.router.weight"); },
+           Code::missing_tensor,
+           {"mlp.router.weight"}},
+          {88,
+           "two parameters, the tensors of one",
+           [=](Disk& d) {
+             d.tensors.erase(experts + ".base_layer.lora_A.weight");
+             d.tensors.erase(experts + ".base_layer.lora_B.weight");
+           },
+           Code::missing_tensor,
+           {"1 of its 2"}},
           {122,
            "wrappers without target_parameters",
            [](Disk& d) { d.config["target_parameters"] = nullptr; },

@@ -66,7 +66,6 @@ TEST_CASE("the catalogue of configs whose values are wrong", "[io]") {
       {120, "a pattern's rank", with("rank_pattern", {{"q_proj", 0}}), Code::config_range},
       {120, "a pattern's alpha", with("alpha_pattern", {{"q_proj", "x"}}), Code::config_type},
       {115, "an unknown key", with("lora_gamma", 3), Code::unknown_config_key, {"lora_gamma", "3"}},
-      {115, "an unknown key that is null", with("lora_gamma", nullptr), Code::unknown_config_key},
       {121, "no peft_type", without("peft_type"), Code::missing_field},
       {121, "peft_type unknown", with("peft_type", "QORA"), Code::adapter_kind, {"QORA"}},
       {121, "peft_type in lower case", with("peft_type", "lora"), Code::adapter_kind},
@@ -188,6 +187,22 @@ TEST_CASE("the catalogue of configs that are not JSON, or not an object", "[io]"
   refused_text("{}", Code::missing_field);
 }
 
+TEST_CASE("an unknown option that is null is off, as PEFT writes all that are", "[io]") {
+  const TemporaryFolder folder;
+  Disk disk = peft_lora();
+  disk.config["brand_new_option"] = nullptr;
+  disk.write(folder.path);
+  const Report report = load<float>(folder.path).report;
+  CHECK(report.clean());
+  REQUIRE(report.notes.size() == 1);
+  CHECK(report.notes[0].name == "brand_new_option");
+  for (const nlohmann::json& value : {nlohmann::json(false), nlohmann::json::object()}) {
+    disk.config["brand_new_option"] = value;
+    disk.write(folder.path);
+    refused([&] { load<float>(folder.path); }, Code::unknown_config_key, {"brand_new_option"});
+  }
+}
+
 TEST_CASE("every prefix of a config is refused, and Windows' line ends are not", "[io]") {
   const TemporaryFolder folder;
   const Disk disk = peft_lora();
@@ -195,10 +210,10 @@ TEST_CASE("every prefix of a config is refused, and Windows' line ends are not",
   const TensorFile tensors = TensorFile::read(folder.path / "adapter_model.safetensors");
   const std::string text = disk.config.dump(2);
   for (std::size_t n = 0; n < text.size(); ++n)
-    CHECK_THROWS_AS(load_from<float>(tensors, text.substr(0, n), "config"), Error);
+    CHECK_THROWS_AS(load<float>(AdapterFiles{tensors, text.substr(0, n), "config"}), Error);
   std::string windows;
   for (const char c : text) windows += c == '\n' ? "\r\n" : std::string(1, c);
-  CHECK_NOTHROW(load_from<float>(tensors, windows, "config"));
+  CHECK_NOTHROW(load<float>(AdapterFiles{tensors, windows, "config"}));
 }
 
 TEST_CASE("a flipped bit of a config is refused or changes the value that it hits", "[io]") {
@@ -206,13 +221,13 @@ TEST_CASE("a flipped bit of a config is refused or changes the value that it hit
   const Disk disk = peft_lora();
   disk.write(folder.path);
   const TensorFile tensors = TensorFile::read(folder.path / "adapter_model.safetensors");
-  const auto good = load_from<float>(tensors, disk.config.dump(), "config");
+  const auto good = load<float>(AdapterFiles{tensors, disk.config.dump(), "config"});
   std::string text = disk.config.dump();
   int accepted = 0;
   for (std::size_t bit = 0; bit < 8 * text.size(); ++bit) {
     text[bit / 8] = static_cast<char>(text[bit / 8] ^ 1 << bit % 8);
     try {
-      const auto other = load_from<float>(tensors, text, "config");
+      const auto other = load<float>(AdapterFiles{tensors, text, "config"});
       ++accepted;
       CHECK((bits(other.set) == bits(good.set)));  // the numbers are not the config's
       CHECK(other.set.modules() == 4);

@@ -23,9 +23,6 @@ struct TemporaryFolder {
   ~TemporaryFolder() { std::filesystem::remove_all(path); }
 };
 
-inline std::string content(const std::filesystem::path& path) {
-  const io::Bytes bytes = io::read_file(path, 1 << 30);
-  return {bytes.begin(), bytes.end()};
-}
+inline std::string content(const std::filesystem::path& path) { return io::read_file(path, 1 << 30); }
 
 }  // namespace moxie::test

@@ -22,6 +22,13 @@ class Difference {
     return false;
   }
 
+  /// A scale that was multiplied together elsewhere need not be the quotient of an alpha to the bit.
+  template <class S>
+  bool near(Code code, std::string_view what, S got, S wanted) {
+    if (std::abs(got - wanted) <= 4 * std::numeric_limits<S>::epsilon() * std::abs(wanted)) return true;
+    return same(code, what, got, wanted);
+  }
+
  private:
   const std::string& module_;
 };
@@ -36,7 +43,7 @@ bool same(Difference& d, const LoraBank<S>& file, const LoraBank<S>& set) {
     return false;
   for (Index e = 0; e < file.experts(); ++e)
     if (!d.same(Code::rank_mismatch, "the rank", file.rank(e), set.rank(e)) ||
-        !d.same(Code::config_mismatch, "the scale", file.scale(e), set.scale(e)))
+        !d.near(Code::config_mismatch, "the scale", file.scale(e), set.scale(e)))
       return false;
   return true;
 }
@@ -46,7 +53,7 @@ bool same(Difference& d, const HydraBank<S>& file, const HydraBank<S>& set) {
          d.same(Code::shape_mismatch, "out", file.out(), set.out()) &&
          d.same(Code::expert_index, "a number of experts of", file.experts(), set.experts()) &&
          d.same(Code::rank_mismatch, "the rank", file.rank(), set.rank()) &&
-         d.same(Code::config_mismatch, "the scale", file.scale(), set.scale());
+         d.near(Code::config_mismatch, "the scale", file.scale(), set.scale());
 }
 template <class S>
 bool same(Difference& d, const Ia3Bank<S>& file, const Ia3Bank<S>& set) {

@@ -24,6 +24,7 @@ namespace detail {
 
 /// The part of `adapter_config.json` that decides what the tensors mean, checked.
 struct AdapterConfig {
+  Path path;  ///< for messages
   nlohmann::json json;
   std::string peft_type;
   bool vectors = false;  ///< IA3 and MoV: multiplies, where LoRA adds
@@ -99,12 +100,13 @@ inline void read_lora(ConfigReader& in, AdapterConfig& c) {
     c.layers_pattern =
         pattern->is_string() ? std::vector{in.text("layers_pattern")} : in.texts("layers_pattern");
   // Starts that change the base weight with the adapter: their A and B belong to that weight, not the base's.
-  if (const nlohmann::json* init = in.find("init_lora_weights"); init != nullptr && init->is_string()) {
-    const auto start = init->get<std::string>();
-    for (const std::string_view changes : {"pissa", "olora", "corda", "loftq", "lora_ga"})
-      if (start.rfind(changes, 0) == 0)
-        in.refuse_value(Code::unsupported_option, "init_lora_weights", *init,
-                        "a start that leaves the base weights as they are (PEFT can convert such adapters)");
+  if (const nlohmann::json* init = in.find("init_lora_weights"); init != nullptr && !init->is_boolean()) {
+    std::string start = init->is_string() ? init->get<std::string>() : std::string();
+    for (char& letter : start)  // as PEFT compares some of them
+      if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    if (start != "gaussian" && start != "eva" && start != "orthogonal" && start != "mica")
+      in.refuse_value(Code::unsupported_option, "init_lora_weights", *init,
+                      "a start that leaves the base weights as they are (PEFT can convert such adapters)");
   }
   in.unsupported({"use_dora", "use_qalora", "layer_replication", "trainable_token_indices",
                   "alora_invocation_tokens", "arrow_config", "use_bdlora", "velora_config",
@@ -135,11 +137,26 @@ inline void read_router(ConfigReader& in, AdapterConfig& c) {
   c.noise_scale = in.number("router_noise_scale", std::numeric_limits<double>::min(), unbounded, 1);
 }
 
+/// Refuses settings that a router of this kind would pass over.
+inline void expect_router(const ConfigReader& in, const AdapterConfig& c) {
+  const bool top_k = c.router == "top_k", learned = top_k || c.router == "soft";
+  const auto expect = [&](bool holds, std::string_view key) {
+    if (!holds) in.refuse(Code::config_mismatch, key, "does nothing under router_type " + c.router);
+  };
+  expect(top_k || c.top_k.empty(), "top_k");
+  expect(top_k || c.weights == "renormalised", "router_weights");
+  expect(top_k || c.noise == "none", "router_noise");
+  expect(c.noise == "fixed" || c.noise_scale == 1, "router_noise_scale");
+  expect(learned || c.temperature == 1, "router_temperature");
+  expect(learned || c.jitter == 0, "router_jitter");
+  if (top_k && c.top_k.empty()) in.refuse(Code::missing_field, "top_k", "is missing");
+}
+
 /// Reads a config. Throws what reading JSON throws, ConfigType, ConfigRange, MissingField, AdapterKind,
 /// UnsupportedOption, NothingMatched; keys that nobody knows go to the report.
-inline AdapterConfig read_config(std::string_view text, const Source& source, Report& report) {
-  ConfigReader in(text, source);
-  AdapterConfig c{.json = in.json(), .peft_type = {}};
+inline AdapterConfig read_config(std::string_view text, const Path& path, Report& report) {
+  ConfigReader in(text, Source{path});
+  AdapterConfig c{.path = path, .json = in.json(), .peft_type = {}};
   if (!in.expect("peft_type").is_string()) in.refuse(Code::config_type, "peft_type", "is no text");
   c.peft_type = in.text("peft_type");
   const bool moe_peft = c.peft_type == "MOLA" || c.peft_type == "LORAMOE",
@@ -200,6 +217,10 @@ inline AdapterConfig read_config(std::string_view text, const Source& source, Re
   if (c.peft_type == "LORA") {
     const Index nums = count("lora_nums");
     c.loramoe_keys = nums > 0;
+    if (c.loramoe_keys && c.experts > 0 && nums != c.experts)
+      in.refuse(Code::expert_index, "lora_nums",
+                moxie::detail::join({"is ", moxie::detail::text(nums), ", but num_experts ",
+                                     moxie::detail::text(c.experts)}));
     if (c.loramoe_keys) c.experts = nums;
     if (const nlohmann::json* route = in.find("routing_strategy"))
       in.refuse_value(Code::adapter_kind, "routing_strategy", *route, "none in a plain LoRA");
@@ -219,6 +240,7 @@ inline AdapterConfig read_config(std::string_view text, const Source& source, Re
     in.number("router_z_loss_coef", 0, unbounded, 0);
     in.boolean("router_loss");
   }
+  if (ours) expect_router(in, c);
   in.finish(report);
   return c;
 }

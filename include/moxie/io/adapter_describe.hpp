@@ -7,18 +7,12 @@
 /// What a set is made of, in the words of a config.
 namespace moxie::inline MOXIE_ABI::io::detail {
 
-[[noreturn]] inline void cannot_hold(Format format, const std::string& module, std::string_view what) {
-  fail(Code::unsupported_option, moxie::detail::join({"module ", shown(module), ": the format ",
-                                                      io::name(format), " cannot hold ", what}));
-}
-
 /// What the config says of one module, whatever its kind.
 struct Described {
   bool vectors = false;
   Index experts = 1, heads = 1;
   std::string router = "uniform";
-  std::vector<Index> rank = {};    ///< one, or one per expert
-  std::vector<double> scale = {};  ///< one per expert
+  std::vector<Index> rank = {};  ///< one, or one per expert
   bool rslora = false, bias = false, mask_per_expert = false;
   bool shared_a = false;
   std::vector<double> alpha = {};  ///< one, or one per expert
@@ -119,29 +113,6 @@ std::vector<Described> describe(const AdapterSet<S>& set) {
     all.push_back(std::move(d));
   }
   return all;
-}
-
-/// The format for a set that nobody has named one for.
-template <Scalar S>
-Format format_for(const AdapterSet<S>& set) {
-  const std::vector<Described> modules = describe(set);
-  const auto all = [&](auto&& f) {
-    for (std::size_t m = 0; m < modules.size(); ++m)
-      if (!f(modules[m], set.entries()[m].method)) return false;
-    return true;
-  };
-  const auto plain = [](const Described& d) {
-    return !d.bias && d.temperature == 1 && d.jitter == 0 && d.noise == "none" && d.weights == "renormalised";
-  };
-  if (all([](const Described& d, Method) { return d.shared_a; })) return Format::hydralora;
-  if (all([](const Described& d, Method) { return d.router == "uniform" && d.experts == 1; }))
-    return Format::peft;
-  if (all([&](const Described& d, Method m) { return m == Method::mola && plain(d); })) return Format::mola;
-  if (all([&](const Described& d, Method m) {
-        return m == Method::loramoe && plain(d) && d.experts == modules.front().experts;
-      }))
-    return Format::loramoe;
-  return Format::mixture;
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

@@ -147,13 +147,15 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
 /// MoE-PEFT writes "mola.layers.0..." where the module's path is "model.layers.0...".
 inline constexpr std::string_view moe_peft_root = "model.";
 
+/// Whether a module is of a feed-forward block, by the names that MoE-PEFT gives them.
+inline bool is_in_mlp(std::string_view module) { return module.find(".mlp.") != std::string_view::npos; }
+
 /// Where a tensor belongs; nothing where its name has none of the format's tails.
 struct Place {
   std::string module;
   Part part = Part::a;
   Index expert = -1;
   bool bad_expert = false;  ///< its number is no number from 0 on in its only spelling
-  bool alias = false;       ///< ".default." or the like stands in the name
 };
 
 /// The text in the place of '#' where `name` ends with the tail behind a dot; nothing else.

@@ -63,6 +63,26 @@ inline Format format_of(const AdapterConfig& c, const std::vector<TensorInfo>& t
   return mola ? Format::mola : Format::peft;
 }
 
+/// Refuses options that a format has not, and would pass over.
+inline void expect_words_of(Format format, const AdapterConfig& c) {
+  const Source source{c.path};
+  const bool own = format == Format::mixture, mola = format == Format::mola, peft = format == Format::peft,
+             soft = format == Format::loramoe || format == Format::hydralora;
+  const auto expect = [&](bool holds, Code code, std::string_view what) {
+    if (!holds)
+      source.refuse(code, moxie::detail::join({what, ", wanted none in the format ", io::name(format)}));
+  };
+  const auto is_list = [&](const char* key) {
+    const auto found = c.json.find(key);
+    return found != c.json.end() && found->is_array();
+  };
+  expect(own || mola || !is_list("r"), Code::config_type, "a list of r");
+  expect(own || !is_list("lora_alpha"), Code::config_type, "a list of lora_alpha");
+  expect(!peft || c.experts == 0, Code::config_mismatch, "num_experts");
+  expect(!(peft || soft) || c.top_k.empty(), Code::config_mismatch, "top_k");
+  expect(!(mola || soft) || !c.rslora, Code::unsupported_option, "use_rslora");
+}
+
 /// Names of tensors that belong to methods that are not built, and what those are called.
 inline std::string_view foreign_method(std::string_view name) {
   constexpr std::pair<std::string_view, std::string_view> methods[] = {
@@ -94,16 +114,58 @@ inline std::optional<std::string> without_prefix(Format format, const AdapterCon
 
 /// Whether a tensor is one that the config says is kept whole: of a module in modules_to_save, or a bias of
 /// the base that was trained with the adapter.
-inline bool is_kept(const AdapterConfig& c, std::string_view name) {
-  const std::string_view module = name.substr(0, std::min(name.rfind('.'), name.size()));
-  for (const std::string& saved : c.modules_to_save)
-    for (std::size_t at = module.find(saved); at != std::string_view::npos && !saved.empty();
-         at = module.find(saved, at + 1)) {
-      const std::size_t end = at + saved.size();
-      if ((at == 0 || module[at - 1] == '.') && (end == module.size() || module[end] == '.')) return true;
+class KeptNames {
+ public:
+  KeptNames(const AdapterConfig& c, const Source& source) : biases_(c.base_bias != "none"), source_(source) {
+    for (const std::string& saved : c.modules_to_save) {
+      if (saved.empty()) continue;
+      saved_.insert(saved);
+      dots_.insert(std::count(saved.begin(), saved.end(), '.'));
     }
-  return c.base_bias != "none" && name.size() > 5 && name.substr(name.size() - 5) == ".bias";
-}
+  }
+  bool contains(std::string_view name) {
+    const std::size_t last = std::min(name.rfind('.'), name.size());
+    if (is_of_adapter(name, last)) return false;
+    if (biases_ && name.substr(last) == ".bias") return true;
+    // Every run of whole parts that has as many dots as some saved name.
+    std::vector<std::size_t> ends;
+    for (std::size_t at = name.find('.'); at < last; at = name.find('.', at + 1)) ends.push_back(at);
+    ends.push_back(last);
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+      const std::size_t begin = i == 0 ? 0 : ends[i - 1] + 1;
+      for (const std::ptrdiff_t dots : dots_) {
+        const std::size_t end = i + static_cast<std::size_t>(dots);
+        if (end >= ends.size()) break;
+        const std::string_view run = name.substr(begin, ends[end] - begin);
+        spend(run.size() + 1);
+        if (saved_.contains(run)) return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  /// "lora_A.weight", "lora_magnitude_vector": no module that was trained whole has such tensors.
+  static bool is_of_adapter(std::string_view name, std::size_t last) {
+    const std::size_t before = last == 0 ? std::string_view::npos : name.rfind('.', last - 1);
+    const std::string_view parts[] = {name.substr(std::min(last + 1, name.size())),
+                                      name.substr(before + 1, last - before - 1)};
+    return std::any_of(std::begin(parts), std::end(parts), [](std::string_view part) {
+      return part.substr(0, 5) == "lora_" || part.substr(0, 4) == "ia3_" || !foreign_method(part).empty();
+    });
+  }
+  void spend(std::size_t steps) {
+    constexpr std::uint64_t most = 1 << 25;
+    spent_ += steps;
+    if (spent_ > most) source_.refuse(Code::too_large, "too many modules_to_save for its tensors");
+  }
+
+  bool biases_;
+  const Source& source_;
+  std::set<std::string_view> saved_;
+  std::set<std::ptrdiff_t> dots_;
+  std::uint64_t spent_ = 0;
+};
 
 using Found = std::map<std::string, Parts, NaturalLess>;
 
@@ -111,7 +173,7 @@ using Found = std::map<std::string, Parts, NaturalLess>;
 /// begin as the format's do.
 template <Scalar S>
 bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& source, Plan<S>& plan,
-                 Found& found, Report& report) {
+                 Found& found, KeptNames& kept, Report& report) {
   const auto path = without_prefix(plan.format, c, t.name);
   const auto refuse = [&](Code code, std::string_view what) {
     source.refuse(code, moxie::detail::join({"tensor ", shown(t.name), " ", what}));
@@ -121,6 +183,8 @@ bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& sour
   if (!place && path && plan.format == Format::peft)
     if (const std::size_t at = path->rfind(".default"); at != std::string::npos) {
       place = place_of(Format::peft, path->substr(0, at) + path->substr(at + 8));
+      // In memory it ends the name of a parameter of its own, and stands before "weight" otherwise.
+      if (place && (at + 8 == path->size()) != (place->part == Part::vector)) place.reset();
       if (place) report.converted.push_back({t.name, "the adapter's name stands in it, as in memory"});
     }
   if (place) {
@@ -134,7 +198,9 @@ bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& sour
           {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
     else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
       report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
-  } else if (path ? is_kept(c, *path) : plan.format == Format::moe_peft && t.name == "classifier") {
+  } else if (path ? kept.contains(*path)
+                  : (plan.format == Format::moe_peft || plan.format == Format::peft) &&
+                        t.name == "classifier") {
     plan.kept.push_back(&t);
   } else {
     if (const std::string_view method = foreign_method(t.name); !method.empty())
@@ -154,9 +220,13 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
   Plan<S> plan{.format = format_of(c, tensors)};
   Found found;
   std::size_t without = 0;
-  if (c.modules_to_save.size() > (1 << 24) / std::max<std::size_t>(tensors.size(), 1))
-    source.refuse(Code::too_large, "too many modules_to_save for its tensors");
-  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, found, report);
+  expect_words_of(plan.format, c);
+  for (const Index k : options.top_k)
+    if (k < 1)
+      source.refuse(Code::config_range,
+                    "LoadOptions::top_k is " + moxie::detail::text(k) + ", wanted 1 or more");
+  KeptNames kept(c, source);
+  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, found, kept, report);
   if (found.empty()) {
     std::string hint =
         moxie::detail::join({moxie::detail::text(tensors.size()), " tensors, none of an adapter"});
@@ -168,7 +238,7 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
     source.refuse(tensors.empty() ? Code::missing_tensor : Code::nothing_matched, hint);
   }
 
-  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, source, report);
+  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, report);
   std::size_t m = 0;
   for (const auto& [module, parts] : found) {
     const Settings& setting = settings[m++];

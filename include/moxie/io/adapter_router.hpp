@@ -80,7 +80,7 @@ std::optional<Shape<typename Bank::Scalar>> with_router(Bank bank, const std::st
                                                                .jitter = c.jitter,
                                                                .noise = noise,
                                                                .noise_scale = c.noise_scale})),
-                    vectors ? Method::other : Method::mola, !c.top_k.empty()};
+                    vectors ? Method::other : Method::mola, s.top_k > 0};
   }
 }
 

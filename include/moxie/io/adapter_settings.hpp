@@ -23,9 +23,10 @@ struct Settings {
 /// What the config says of every module that was found, in their order.
 template <class Found>
 std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Format format,
-                                  const LoadOptions& options, const Source& source, Report& report) {
+                                  const LoadOptions& options, Report& report) {
   std::vector<std::string> modules;
   for (const auto& [module, parts] : found) modules.push_back(module);
+  const Source source{c.path};
   Matcher matcher(source);
   std::vector<bool> used;
   const std::vector<bool> meant = matcher.apply(c.target, modules, &used),
@@ -52,18 +53,34 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
   const std::vector<bool> feedforward = matcher.apply_feedforward(c.feedforward, modules);
   const bool per_layer = format == Format::mola && c.rank.size() > 1;
   Index layers = 0;
+  const std::set<std::string_view> paths(c.target.names.begin(), c.target.names.end());
+  std::vector<bool> has_tensors(c.target_parameters.size());
+  std::map<std::string_view, std::pair<Index, Index>> wrapped;  // parameters that are meant, and are there
   std::vector<Settings> all;
   for (std::size_t m = 0; m < modules.size(); ++m) {
     const std::string& module = modules[m];
     Settings s{
         .wanted = meant[m] && !out[m], .feedforward = feedforward[m], .rank = c.rank, .alpha = c.alpha};
-    if (!c.layers.empty() && !c.target.names.empty()) {
+    // PEFT asks for the layer where a listed name is the path's end, but not where it is the path.
+    if (!c.layers.empty() && !c.target.names.empty() && !paths.contains(module)) {
       const Index layer = layer_of(module, layers_patterns, matcher, layers_patterns.empty());
       s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer) != c.layers.end();
       matcher.spend(c.layers.size());
     }
-    for (const std::string& target : c.target_parameters)
-      s.parameter = s.parameter || names_module(unwrapped(module), target.substr(0, target.rfind('.')));
+    Index named = 0;
+    for (std::size_t t = 0; t < has_tensors.size(); ++t) {
+      const std::string& target = c.target_parameters[t];
+      const std::size_t dot = target.rfind('.');  // a bare name means that parameter of any module
+      const bool bare = dot == std::string::npos;
+      if (bare ? meant[m] : !names_module(unwrapped(module), std::string_view(target).substr(0, dot)))
+        continue;
+      has_tensors[t] = s.parameter = true;
+      named += !bare;
+    }
+    if (named > 0) {
+      wrapped[unwrapped(module)].first = named;
+      ++wrapped[unwrapped(module)].second;
+    }
     matcher.spend(c.target_parameters.size());
     s.wanted = s.wanted || s.parameter;
     if (rank[m] >= 0) s.rank = c.rank_pattern[static_cast<std::size_t>(rank[m])].values;
@@ -86,6 +103,16 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
     if (k.size() == 1) s.top_k = k.front();
     all.push_back(std::move(s));
   }
+  for (std::size_t t = 0; t < has_tensors.size(); ++t)
+    if (!has_tensors[t])
+      report.missing.push_back(
+          {Code::missing_tensor, c.target_parameters[t], "is in target_parameters, but no tensor is"});
+  for (const auto& [module, counts] : wrapped)
+    if (counts.first > counts.second)
+      report.missing.push_back(
+          {Code::missing_tensor, std::string(module),
+           moxie::detail::join({"has the tensors of ", moxie::detail::text(counts.second), " of its ",
+                                moxie::detail::text(counts.first), " target_parameters"})});
   const auto expect_layers = [&](const std::vector<Index>& list, std::string_view key) {
     if (std::ssize(list) != layers)
       report.mismatched.push_back(
@@ -93,6 +120,9 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
            moxie::detail::join({"lists ", moxie::detail::text(list.size()), " layers, the tensors are of ",
                                 moxie::detail::text(layers)})});
   };
+  const bool chooses = format == Format::mola || c.peft_type == "MOLA";
+  if (chooses && c.top_k.empty() && options.top_k.empty())
+    report.notes.push_back({"top_k", "is not in the file: 2 is assumed, as MoLA has it"});
   if (per_layer) expect_layers(c.rank, "r");
   if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
     expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");

@@ -6,10 +6,9 @@
 /// From the tensors that were found of a module, and the config, to the adapter that they are.
 namespace moxie::inline MOXIE_ABI::io::detail {
 
-inline std::string extents(const TensorInfo& t) {
+inline std::string extents(const std::vector<Index>& shape) {
   std::string text = "[";
-  for (std::size_t i = 0; i < t.shape.size(); ++i)
-    text.append(i > 0 ? ", " : "").append(moxie::detail::text(t.shape[i]));
+  for (const Index n : shape) text.append(text.size() > 1 ? ", " : "").append(moxie::detail::text(n));
   return text + "]";
 }
 
@@ -33,14 +32,15 @@ inline void match_pieces(const std::string& module, const Parts& parts, std::vec
       matched.emplace_back(std::move(piece), &t);
       continue;
     }
-    TensorInfo wanted;
-    wanted.shape = piece.shape;
     const bool two = t.shape.size() == 2 && piece.shape.size() == 2;
     const bool turned = two && t.shape[0] == piece.shape[1] && t.shape[1] == piece.shape[0];
-    const bool rank = two && !turned && piece.part == Part::b && t.shape[0] == piece.shape[0];
-    report.mismatched.push_back({rank ? Code::rank_mismatch : Code::shape_mismatch, t.name,
-                                 moxie::detail::join({"is ", extents(t), ", wanted ", extents(wanted),
-                                                      turned ? " (is it stored transposed?)" : ""})});
+    const bool rank = two && !turned &&
+                      ((piece.part == Part::a && t.shape[1] == piece.shape[1]) ||
+                       (piece.part == Part::b && t.shape[0] == piece.shape[0]));
+    report.mismatched.push_back(
+        {rank ? Code::rank_mismatch : Code::shape_mismatch, t.name,
+         moxie::detail::join({"is ", extents(t.shape), ", wanted ", extents(piece.shape),
+                              turned ? " (is it stored transposed?)" : ""})});
   }
   for (const auto& [key, t] : parts)
     if (!taken.contains(key))
@@ -48,12 +48,18 @@ inline void match_pieces(const std::string& module, const Parts& parts, std::vec
 }
 
 /// The numbers of the experts that some part names: 0 to E - 1, or a fault.
-inline Index experts_of(const std::string& module, const Parts& parts, const AdapterConfig& c,
+inline Index experts_of(const std::string& module, const Parts& parts, const AdapterConfig& c, Format format,
                         Report& report) {
   std::set<Index> ids;
   for (const auto& [key, t] : parts)
     if (key.second >= 0) ids.insert(key.second);
-  if (ids.empty()) return 1;
+  // MoE-PEFT's loramoe leaves attention its plain LoRA.
+  const bool plain = format == Format::peft || (c.peft_type == "LORAMOE" && !is_in_mlp(module));
+  if (ids.empty() && (plain || format != Format::moe_peft)) return 1;
+  if (ids.empty()) {
+    report.mismatched.push_back({Code::expert_index, module, "has no experts, wanted a mixture"});
+    return 0;
+  }
   const Index experts = std::ssize(ids);
   if (*ids.rbegin() != experts - 1) {
     std::string all;
@@ -76,7 +82,7 @@ inline Index experts_of(const std::string& module, const Parts& parts, const Ada
 inline bool matrix(const TensorInfo& t, Report& report) {
   if (t.shape.size() == 2 && t.shape[0] >= 1 && t.shape[1] >= 1) return true;
   report.mismatched.push_back(
-      {Code::shape_mismatch, t.name, moxie::detail::join({"is ", extents(t), ", wanted a matrix"})});
+      {Code::shape_mismatch, t.name, moxie::detail::join({"is ", extents(t.shape), ", wanted a matrix"})});
   return false;
 }
 
@@ -99,7 +105,7 @@ std::optional<Shape<S>> parameter_shape(const std::string& module, const Parts& 
       !moxie::detail::finite_as<S>(scale)) {
     report.mismatched.push_back(
         {Code::rank_mismatch, a->second->name,
-         moxie::detail::join({"is ", extents(*a->second), ", wanted a multiple of the rank ",
+         moxie::detail::join({"is ", extents(a->second->shape), ", wanted a multiple of the rank ",
                               moxie::detail::text(rank), " as rows"})});
     return std::nullopt;
   }
@@ -119,7 +125,7 @@ std::optional<Shape<S>> parameter_shape(const std::string& module, const Parts& 
 template <Scalar S>
 std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts, const AdapterConfig& c,
                                    const Settings& s, Format format, Report& report) {
-  const Index experts = experts_of(module, parts, c, report);
+  const Index experts = experts_of(module, parts, c, format, report);
   if (experts == 0) return std::nullopt;
   if (s.parameter) return parameter_shape<S>(module, parts, c, s, format, report);
   const auto each = [&](const auto& list) {
@@ -134,44 +140,36 @@ std::optional<Shape<S>> lora_shape(const std::string& module, const Parts& parts
   const bool numbered =
       std::any_of(parts.begin(), parts.end(), [](const auto& p) { return p.first.second >= 0; });
   const bool shared = format == Format::hydralora;  // one A
-  const auto find = [&](Part part, Index e) -> const TensorInfo* {
-    const auto found = parts.find({part, numbered && !(shared && part == Part::a) ? e : -1});
-    if (found != parts.end()) return matrix(*found->second, report) ? found->second : nullptr;
+  LoraConfig config{.experts = experts, .bias = c.bias_of_b, .dropout = c.dropout};
+  for (Index e = 0; e < experts; ++e)
+    config.ranks.push_back(s.rank.size() == 1 ? s.rank.front() : s.rank[static_cast<std::size_t>(e)]);
+  // The widths, of the first A and B that are there; whether all fit each other match_pieces will say. One
+  // that lies transposed is known by its rank.
+  bool matrices = true;
+  for (const auto& [key, t] : parts) {
+    if (key.first != Part::a && key.first != Part::b) continue;
+    matrices = matrix(*t, report) && matrices;
+    if (!matrices) continue;
+    const Index rank = config.ranks[static_cast<std::size_t>(std::max<Index>(key.second, 0))];
+    const std::size_t at = key.first == Part::a ? 0 : 1;  // where the rank stands
+    Index& width = key.first == Part::a ? config.in : config.out;
+    if (width == 0) width = t->shape[t->shape[at] != rank && t->shape[1 - at] == rank ? at : 1 - at];
+  }
+  if (!matrices) return std::nullopt;
+  if (config.in == 0 || config.out == 0) {
+    const bool one = !numbered || (shared && config.in == 0);
     report.missing.push_back(
         {Code::missing_tensor, module,
-         moxie::detail::join({"lacks its ", part == Part::a ? "A" : "B",
-                              numbered ? " of expert " + moxie::detail::text(e) : std::string()})});
-    return nullptr;
-  };
-  LoraConfig config{.experts = experts, .bias = c.bias_of_b, .dropout = c.dropout};
-  bool whole = true;
-  for (Index e = 0; e < experts; ++e) {
-    const auto i = static_cast<std::size_t>(e);
-    const Index wanted = s.rank.size() == 1 ? s.rank.front() : s.rank[i];
-    config.ranks.push_back(wanted);
-    if (shared && e > 0) continue;
-    const TensorInfo* const a = find(Part::a, e);
-    if (a == nullptr) {
-      whole = false;
-      continue;
-    }
-    if (e == 0) config.in = a->shape[1];
-    if (a->shape[0] == wanted) continue;
-    const bool turned = a->shape[1] == wanted;
-    report.mismatched.push_back(
-        {turned ? Code::shape_mismatch : Code::rank_mismatch, a->name,
-         moxie::detail::join({"is ", extents(*a), ", wanted ", moxie::detail::text(wanted), " rows, the rank",
-                              turned ? " (is it stored transposed?)" : ""})});
-    whole = false;
+         moxie::detail::join({"lacks its ", config.in == 0 ? "A" : "B", one ? "" : " of expert 0"})});
+    return std::nullopt;
   }
-  const TensorInfo* const b = find(Part::b, 0);
-  if (!whole || b == nullptr) return std::nullopt;
-  config.out = b->shape[0];
-  if (config.out == config.ranks.front() && b->shape[1] != config.out) {
-    report.mismatched.push_back(
-        {Code::shape_mismatch, b->name,
-         moxie::detail::join({"is ", extents(*b), ", wanted its rank ", moxie::detail::text(config.out),
-                              " last (is it stored transposed?)"})});
+  // A rank that no tensor has is not bounded by the file: its sizes must be numbers before they are compared.
+  constexpr Index most = std::numeric_limits<Index>::max() / 4;
+  Index sizes = 0;
+  if (__builtin_mul_overflow(std::accumulate(config.ranks.begin(), config.ranks.end(), experts),
+                             config.in + config.out, &sizes) ||
+      sizes > most) {
+    report.mismatched.push_back({Code::rank_mismatch, module, "would have ranks far above its tensors'"});
     return std::nullopt;
   }
   config.scaling = c.rslora ? LoraScaling::alpha_over_sqrt_rank : LoraScaling::alpha_over_rank;
@@ -221,7 +219,7 @@ std::optional<Shape<S>> vector_shape(const std::string& module, const Parts& par
   const TensorInfo& t = *found->second;
   const auto refuse = [&](Code code, std::string_view wanted) {
     report.mismatched.push_back(
-        {code, t.name, moxie::detail::join({"is ", extents(t), ", wanted ", wanted})});
+        {code, t.name, moxie::detail::join({"is ", extents(t.shape), ", wanted ", wanted})});
     return std::nullopt;
   };
   const std::size_t dims = t.shape.size();

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/io/adapter_describe.hpp>
-#include <moxie/io/adapter_layout.hpp>
+#include <moxie/io/adapter_holds.hpp>
 
 /// From a set to the config that describes it. Whether it does is checked by reading it back.
 namespace moxie::inline MOXIE_ABI::io::detail {
@@ -68,81 +67,23 @@ void set_values(nlohmann::json& json, std::string_view key, std::string_view pat
     if (values[m] != most) json[std::string(pattern_key)][names(modules[m])] = one_or_list(values[m]);
 }
 
-/// What stands before a module's tail, and its path there. Throws UnsupportedOption for a name that MoE-PEFT
-/// cannot write.
+/// What stands before a module's tail, and its path there.
 inline std::pair<std::string_view, std::string_view> with_prefix(Format format, const AdapterConfig& c,
                                                                  const std::string& module) {
   if (format != Format::moe_peft) return {peft_prefix, module};
-  if (module.rfind(moe_peft_root, 0) != 0)
-    cannot_hold(format, module, "a name that does not begin with \"model.\"");
   return {c.peft_type == "MOLA" ? "mola." : "loramoe.",
           std::string_view(module).substr(moe_peft_root.size())};
 }
 
 /// MoLA lists its numbers per layer, for layers without adapters too.
 template <class F>
-nlohmann::json per_layer(const std::vector<std::string>& modules, std::string_view what, F&& value_of) {
-  const Path nowhere;
-  const Source source{nowhere};
-  Matcher matcher(source);
+nlohmann::json per_layer(const std::vector<std::string>& modules, F&& value_of) {
   std::map<Index, Index> values;
-  for (std::size_t m = 0; m < modules.size(); ++m) {
-    constexpr Index most_layers = 1 << 16;
-    const Index layer = layer_of(modules[m], {}, matcher);
-    const auto [at, fresh] = values.try_emplace(layer, value_of(m));
-    if (layer < 0 || layer > most_layers)
-      cannot_hold(Format::mola, modules[m], "a module outside of the layers");
-    if (!fresh && at->second != value_of(m))
-      cannot_hold(Format::mola, modules[m], moxie::detail::join({what, " that differ in a layer"}));
-  }
+  for (std::size_t m = 0; m < modules.size(); ++m) values[layer_in(modules[m])] = value_of(m);
   nlohmann::json list = nlohmann::json::array();
   for (const auto& [layer, value] : values)
     while (std::ssize(list) <= layer) list.push_back(value);
   return list;
-}
-
-template <class T>
-bool alike(const std::vector<T>& values) {
-  return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
-}
-
-/// Refuses what a format has no words for.
-inline void expect_holds(Format format, const std::vector<std::string>& modules,
-                         const std::vector<Described>& all, bool parameters) {
-  const Described& first = all.front();
-  const bool ours = format == Format::mixture, plain = format == Format::peft;
-  for (std::size_t m = 0; m < all.size(); ++m) {
-    const Described& d = all[m];
-    const auto expect = [&](bool holds, std::string_view what) {
-      if (!holds) cannot_hold(format, modules[m], what);
-    };
-    const bool single = d.router == "uniform" && d.experts == 1;
-    expect(d.vectors == first.vectors, "IA3 beside LoRA");
-    expect(ours || plain || !d.vectors, "IA3 or MoV");
-    expect(!d.frozen, "a frozen router or a k that grows");
-    expect(!plain || single || (parameters && d.router == "given" && !d.vectors),
-           "several experts or a router");
-    expect(d.dropout == first.dropout && d.rslora == first.rslora && d.bias == first.bias,
-           "dropout, use_rslora or lora_bias that differ between modules");
-    expect(ours || (alike(d.rank) && alike(d.alpha)), "experts of different ranks or scales");
-    if (ours) {
-      expect(d.same_router(first) && d.top_k == first.top_k, "routers that differ between modules");
-      expect(d.mask_per_expert == first.mask_per_expert, "dropout masks that differ between modules");
-    } else if (!plain) {
-      expect(!d.bias, "biases of B");
-      expect(d.temperature == 1 && d.jitter == 0 && d.noise == "none" && d.weights == "renormalised",
-             "a router's temperature, jitter, noise or weights of its own");
-      expect(format == Format::moe_peft || !d.rslora, "use_rslora");
-    }
-    expect(d.shared_a == (format == Format::hydralora),
-           d.shared_a ? "an A that the experts share" : "an A for every expert");
-    if (format == Format::mola) expect(d.router == "top_k", "other routers than top-k");
-    if (format == Format::loramoe || format == Format::hydralora)
-      expect(d.router == "soft" && d.experts == first.experts,
-             "other routers than soft ones over equally many experts");
-    if (format == Format::moe_peft)
-      expect(single || d.router == "soft" || d.router == "top_k", "such a router");
-  }
 }
 
 /// The keys of the LoRA experts.
@@ -158,7 +99,7 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
     if (!ours || alike(d.rank)) ranks.back().resize(1);
     if (!ours || alike(d.alpha)) alphas.back().resize(1);
   }
-  json["lora_dropout"] = number(first.dropout);
+  json["lora_dropout"] = first.dropout;  // 0.0, never 0: MoE-PEFT wants a float
   set_values(json, "r", "rank_pattern", modules, ranks);
   set_values(json, "lora_alpha", "alpha_pattern", modules, alphas);
   if (!json.contains("bias")) json["bias"] = "none";
@@ -171,10 +112,7 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
   }
   if (format == Format::moe_peft) json["use_rslora"] = first.rslora;
   if (format == Format::mola)
-    json["r"] = per_layer(modules, "ranks", [&](std::size_t m) { return all[m].rank.front(); });
-  for (std::size_t m = 0; m < all.size(); ++m)
-    if (alphas[m] != alphas[0] || (format != Format::mola && ranks[m] != ranks[0]))
-      cannot_hold(format, modules[m], "ranks or alphas that differ between modules");
+    json["r"] = per_layer(modules, [&](std::size_t m) { return all[m].rank.front(); });
   json.erase("rank_pattern");
   json.erase("alpha_pattern");
 }
@@ -188,10 +126,8 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
     if (format == Format::moe_peft && d.router == "uniform") continue;  // its plain LoRA of attention
     experts.push_back(d.experts);
     top_k.push_back(d.top_k);
-    if (!router.empty() && d.router != router) cannot_hold(format, modules.front(), "routers that differ");
     router = d.router;
   }
-  if (experts.empty()) cannot_hold(format, modules.front(), "no mixture at all; plain LoRA is PEFT's");
   const Described& first = all.front();
   if (format == Format::mixture) {
     if (alike(experts)) json["num_experts"] = first.experts;
@@ -204,10 +140,8 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
     if (first.noise == "fixed") json["router_noise_scale"] = first.noise_scale;
   } else if (format == Format::mola) {  // MoLA itself neither writes nor reads top_k
     json["top_k"] = alike(top_k) ? nlohmann::json(top_k.front())
-                                 : per_layer(modules, "top_k", [&](std::size_t m) { return all[m].top_k; });
+                                 : per_layer(modules, [&](std::size_t m) { return all[m].top_k; });
   } else if (format == Format::moe_peft) {
-    if (!alike(experts) || !alike(top_k))
-      cannot_hold(format, modules.front(), "experts or top_k that differ");
     json["num_experts"] = experts.front();
     json["routing_strategy"] = router == "top_k" ? "mola" : "loramoe";
     if (router == "top_k") json["top_k"] = top_k.front();
@@ -216,31 +150,53 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
   }
 }
 
+/// MoE-PEFT's way to say which modules: projections, of every layer. Throws UnsupportedOption where a config
+/// says more.
+inline void set_projections(nlohmann::json& json, const std::vector<std::string>& modules) {
+  std::set<std::string> projections, listed;
+  for (const std::string& module : modules) projections.insert(std::string(projection_of(module)));
+  if (const auto found = json.find("target_modules"); found != json.end() && found->is_array())
+    for (const auto& name : *found) listed.insert(name.is_string() ? name.get<std::string>() : "");
+  if (listed != projections) json["target_modules"] = projections;
+  for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"}) {
+    const auto found = json.find(key);
+    if (found != json.end() && !found->empty())
+      fail(Code::unsupported_option, moxie::detail::join({"the format moe-peft cannot hold ", key}));
+    json.erase(key);
+  }
+}
+
+/// What every format says of the base; all else is the set's, or another program's way to train.
+inline nlohmann::json base_of(const nlohmann::json& config) {
+  nlohmann::json base = nlohmann::json::object();
+  for (const char* key : {"base_model_name_or_path", "task_type", "target_modules", "exclude_modules",
+                          "feedforward_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+                          "bias", "fan_in_fan_out", "inference_mode"})
+    if (const auto found = config.find(key); found != config.end()) base[key] = *found;
+  return base;
+}
+
 /// The config of a set: what is in `base`, with everything that the set decides set anew.
 template <Scalar S>
 nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann::json& base) {
   nlohmann::json json = base.is_object() ? base : nlohmann::json::object();
-  const nlohmann::json before = json.value("peft_type", nlohmann::json());
   for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias",
                           "lora_dropout", "lora_dropout_per_expert", "num_experts", "lora_nums", "top_k",
                           "router_type", "router_temperature", "router_jitter", "router_weights",
                           "router_noise", "router_noise_scale", "routing_strategy", "peft_type"})
     json.erase(key);
   const std::vector<Described> all = describe(set);
-  std::vector<std::string> modules;
-  for (const auto& entry : set.entries()) modules.push_back(entry.name);
+  const std::vector<std::string> modules = names_of(set);
   const auto parameters = json.find("target_parameters");
-  expect_holds(format, modules, all, parameters != json.end() && !parameters->empty());
+  expect_held(format, set, parameters != json.end() && !parameters->empty());
+  if (format == Format::moe_peft && std::all_of(all.begin(), all.end(), is_plain))
+    fail(Code::unsupported_option, "the format moe-peft is of mixtures; its plain LoRA is PEFT's");
   const auto keep = [&](const char* key, nlohmann::json value) {
     if (!json.contains(key)) json[key] = std::move(value);
   };
   for (const char* key : {"base_model_name_or_path", "task_type", "modules_to_save"}) keep(key, nullptr);
   keep("inference_mode", true);
-  if (format == Format::moe_peft && !json.contains("target_modules")) {
-    std::set<std::string> projections;
-    for (const std::string& module : modules) projections.insert(module.substr(module.rfind('.') + 1));
-    json["target_modules"] = projections;
-  }
+  if (format == Format::moe_peft) set_projections(json, modules);
   keep("target_modules", modules);
   const bool vectors = all.front().vectors;
   if (vectors && format == Format::peft) keep("feedforward_modules", nlohmann::json::array());
@@ -250,11 +206,6 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   json["peft_type"] = format == Format::mixture    ? (vectors ? "MOV" : "MOLORA")
                       : format == Format::moe_peft ? (top_k ? "MOLA" : "LORAMOE")
                                                    : (vectors ? "IA3" : "LORA");
-  if (json["peft_type"] != before)  // what another program trains with
-    for (const char* key :
-         {"blc_alpha", "blc_weight", "merge_weights", "enable_lora", "act_fn", "router_loss",
-          "router_aux_loss_coef", "router_init_range", "router_z_loss_coef", "jitter_noise"})
-      json.erase(key);
   return json;
 }
 

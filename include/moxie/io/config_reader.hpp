@@ -64,7 +64,6 @@ class ConfigReader {
   }
 
   const Json& json() const { return json_; }
-  const Path& path() const { return source_.path; }
   [[noreturn]] void refuse(Code code, std::string_view key, std::string_view what) const {
     source_.refuse(code, moxie::detail::join({shown(key), " ", what}));
   }
@@ -171,11 +170,15 @@ class ConfigReader {
   }
 
   void finish(Report& report) const {
-    for (const auto& [key, value] : json_.items())
-      if (!known_.contains(key))
+    for (const auto& [key, value] : json_.items()) {
+      if (known_.contains(key)) continue;
+      if (value.is_null())  // as PEFT writes every option that is off
+        report.notes.push_back({key, "is null, no key that this library knows"});
+      else
         report.unexpected.push_back({Code::unknown_config_key, key,
                                      moxie::detail::join({"is ", shown(value.dump(-1, ' ', true)),
                                                           ", no key that this library knows"})});
+    }
   }
 
  private:

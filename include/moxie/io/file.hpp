@@ -21,7 +21,7 @@
 namespace moxie::inline MOXIE_ABI::io {
 
 using Path = std::filesystem::path;
-using Bytes = std::vector<char>;
+using Bytes = std::string;
 
 namespace detail {
 
@@ -41,9 +41,17 @@ inline std::string shown(std::string_view text) {
   return all + "'";
 }
 
+/// A path in our messages: of a long one its end, which tells more than its beginning.
+inline std::string shown_path(const Path& path) {
+  constexpr std::size_t most = 80;
+  const std::string_view text = path.native();
+  if (text.size() <= most) return shown(text);
+  return shown(text.substr(text.size() - most)).insert(1, "...");
+}
+
 /// Refuses: "file: what".
 [[noreturn]] inline void refuse(Code code, const Path& path, std::string_view what) {
-  fail(code, moxie::detail::join({shown(path.native()), ": ", what}));
+  fail(code, moxie::detail::join({shown_path(path), ": ", what}));
 }
 [[noreturn]] inline void refuse_errno(Code code, const Path& path, std::string_view doing, int error) {
   refuse(code, path, moxie::detail::join({doing, ": ", std::strerror(error)}));
@@ -98,7 +106,7 @@ class FileReader {
     const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0 && n / static_cast<std::uint64_t>(page) > static_cast<std::uint64_t>(pages))
       detail::refuse(Code::too_large, path_, moxie::detail::text(n) + " bytes do not fit in memory");
-    Bytes bytes(static_cast<std::size_t>(n));
+    Bytes bytes(static_cast<std::size_t>(n), '\0');
     for (std::size_t have = 0; have < bytes.size();) {
       const ssize_t got = detail::uninterrupted([&] {
         return ::pread(file_.get(), bytes.data() + have, bytes.size() - have,
@@ -150,8 +158,10 @@ inline Bytes read_file(const Path& path, std::uint64_t most) {
 /// Replaces a file at once and for good: written beside it, synced, renamed over it, the folder synced. After
 /// an error or a kill at any moment there is the old file or the new one; what may be left is a file beside
 /// it whose name ends in ".tmp". A symbolic link stays and its target is replaced; an existing file keeps its
-/// permissions. Throws IoOpen, NotRegularFile, IoNoSpace, IoWrite.
-inline void save_file(const Path& path, std::span<const std::span<const char>> parts) {
+/// permissions. `replaced` is set once the new file is there, whatever fails then. Throws IoOpen,
+/// NotRegularFile, IoNoSpace, IoWrite.
+inline void save_file(const Path& path, std::span<const std::span<const char>> parts,
+                      bool* replaced = nullptr) {
   if (detail::has_nul(path)) detail::refuse(Code::io_open, path, "a path with a NUL");
   std::error_code error;
   Path target = path;
@@ -176,6 +186,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
     fd = detail::uninterrupted([&] {
       return ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     });
+    if (fd < 0 && errno == ENOENT) detail::refuse(Code::io_open, path, "its folder does not exist");
     if (fd < 0 && errno != EEXIST) detail::refuse_errno(Code::io_open, path, "open beside it", errno);
   }
   if (fd < 0) detail::refuse(Code::io_open, path, "no free name beside it");
@@ -199,6 +210,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
   check(detail::uninterrupted([&] { return ::fsync(file.get()); }) == 0, "fsync");
   check(file.close() == 0 || errno == EINTR, "close");  // synced already, and closed whatever it says
   check(::rename(temporary.c_str(), target.c_str()) == 0, "rename");
+  if (replaced != nullptr) *replaced = true;
 
   // The new name is there; now it is made to outlive a loss of power.
   Path folder = target.parent_path();

@@ -67,7 +67,9 @@ class JsonBytes {
  public:
   JsonBytes(std::string_view text, const Source& source) : text_(text), source_(source) {}
 
-  /// The object, without the white space around it. Throws as check_json_bytes.
+  /// The object without the white space around it: alone, in UTF-8, without NUL, not nested deeper than
+  /// `depth`, without endless tokens. Throws HeaderNotObject, InvalidUtf8, JsonSyntax, JsonDepth,
+  /// JsonTrailing, TooLarge (a string, or white space), IntegerRange (a number of many digits).
   std::string_view object(int depth) {
     skip_space();
     const std::size_t first = at_;
@@ -170,19 +172,11 @@ class JsonBytes {
   std::size_t at_ = 0;
 };
 
-/// An object and nothing else but white space, in UTF-8, without NUL, not nested deeper than `depth`, without
-/// endless tokens; returned without the white space around it. Throws HeaderNotObject, InvalidUtf8,
-/// JsonSyntax, JsonDepth, JsonTrailing, TooLarge (a string, or white space), IntegerRange (a number of many
-/// digits).
-inline std::string_view check_json_bytes(std::string_view text, int depth, const Source& source) {
-  return JsonBytes(text, source).object(depth);
-}
-
 /// Feeds the events of a checked text to `handler`, whose functions refuse by throwing. Throws also
 /// JsonSyntax, JsonEscape.
 template <class Handler>
 void read_json(std::string_view text, int depth, Handler& handler, const Source& source) {
-  const std::string_view object = check_json_bytes(text, depth, source);
+  const std::string_view object = JsonBytes(text, source).object(depth);
   handler.first_byte = static_cast<std::size_t>(object.data() - text.data());
   nlohmann::json::sax_parse(object.begin(), object.end(), &handler);
 }

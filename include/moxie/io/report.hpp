@@ -28,8 +28,8 @@ struct LoadOptions {
   /// Faults are reported, and the modules that have them left out (load) or as they are (load_into). Still
   /// refused: what is no adapter, options that are not built, NaN, and a load that would take nothing.
   bool lenient = false;
-  bool narrow = false;       ///< allows F64 to be rounded to float
-  std::string adapter = {};  ///< the sub-folder in which PEFT saves an adapter not named "default"
+  bool narrow = false;            ///< allows F64 to be rounded to float
+  bool allow_non_finite = false;  ///< takes NaN and infinities, which are noted: to look at, not to use
   /// Chosen experts per token where the file does not say: one number, or one per layer. Empty: MoLA's 2.
   std::vector<Index> top_k = {};
 };
@@ -37,7 +37,7 @@ struct LoadOptions {
 namespace detail {
 
 /// Refuses a report with faults: all of the first fault's kind, up to 20 of them by name.
-inline void expect_clean(const Report& report, const Path& path) {
+inline void expect_clean(const Report& report, const Path& tensors_path, const Path& config_path) {
   for (const std::vector<Report::Fault>* const faults :
        {&report.mismatched, &report.missing, &report.unexpected}) {
     if (faults->empty()) continue;
@@ -51,7 +51,8 @@ inline void expect_clean(const Report& report, const Path& path) {
       text.append(shown(fault.name)).append(" ").append(fault.what);
     }
     if (all > listed) text += moxie::detail::join({"; and ", moxie::detail::text(all - listed), " more"});
-    refuse(code, path, text + " (LoadOptions::lenient reports it and goes on)");
+    const bool of_config = code == Code::unknown_config_key || code == Code::pattern_unused;
+    refuse(code, of_config ? config_path : tensors_path, text + " (a lenient load reports it and goes on)");
   }
 }
 

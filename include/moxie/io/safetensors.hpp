@@ -50,11 +50,11 @@ class TensorFile {
   static TensorFile read(const Path& path) {
     const FileReader file(path);
     const Bytes head = file.read(0, std::min<std::uint64_t>(file.size(), 32));
-    const std::uint64_t length = header_length(view(head), file.size(), path);
+    const std::uint64_t length = header_length(head, file.size(), path);
     TensorFile result(path);
     {
       const Bytes json = file.read(8, length);
-      result.parse(view(json), file.size() - 8 - length);
+      result.parse(json, file.size() - 8 - length);
     }
     result.data_ = file.read(8 + length, file.size() - 8 - length);
     file.expect_unchanged();
@@ -66,7 +66,7 @@ class TensorFile {
     const std::uint64_t length = header_length(bytes.substr(0, 32), bytes.size(), name);
     TensorFile result(name);
     result.parse(bytes.substr(8, length), bytes.size() - 8 - length);
-    result.data_.assign(bytes.begin() + 8 + static_cast<std::ptrdiff_t>(length), bytes.end());
+    result.data_ = bytes.substr(8 + length);
     result.verify();
     return result;
   }
@@ -78,53 +78,52 @@ class TensorFile {
   bool checksummed() const { return checksummed_; }  ///< written by TensorWriter, and verified
   const TensorInfo* find(std::string_view name) const { return header_.find(name); }
   std::string_view bytes(const TensorInfo& t) const {
-    return view(data_).substr(static_cast<std::size_t>(t.begin), static_cast<std::size_t>(t.end - t.begin));
+    return std::string_view(data_).substr(static_cast<std::size_t>(t.begin),
+                                          static_cast<std::size_t>(t.end - t.begin));
   }
 
-  /// Number i of a tensor in row-major order, as it is: NaN and infinities too. Throws UnsupportedDtype,
-  /// ShapeMismatch where there is no such number.
-  double number(const TensorInfo& t, std::size_t i) const {
-    expect_weight(t);
-    const std::string_view stored = bytes(t);
-    const std::size_t size = facts(t.dtype).bits / 8;
-    if (i >= stored.size() / size)
-      refuse(Code::shape_mismatch, t,
-             moxie::detail::join({"number ", moxie::detail::text(i), ", wanted one of ",
-                                  moxie::detail::text(stored.size() / size)}));
-    return detail::load_number(t.dtype, stored.data() + i * size);
+  /// Refuses a tensor with a number that is not finite, unless that is allowed, or is finite but not as S.
+  /// Throws UnsupportedDtype, NonFinite, ValueRange.
+  template <Scalar S>
+  void expect_finite(const TensorInfo& t, bool allow_non_finite = false) const {
+    for_numbers(t, [&](std::size_t i, double number) {
+      if (std::isfinite(static_cast<S>(number)) || (allow_non_finite && !std::isfinite(number))) return;
+      refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
+             moxie::detail::join(
+                 {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
+                  std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
+    });
   }
   /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
-  /// ValueRange where a finite number does not fit S, NonFinite; `to` is then unchanged.
+  /// ValueRange where a finite number does not fit S, NonFinite unless such are allowed; `to` is then
+  /// unchanged.
   template <Scalar S>
-  void load(const TensorInfo& t, std::span<S> to) const {
+  void load(const TensorInfo& t, std::span<S> to, bool allow_non_finite = false) const {
     expect_weight(t);
-    const std::string_view stored = bytes(t);
-    const std::size_t size = facts(t.dtype).bits / 8;
     moxie::detail::expect_size("the place for tensor " + detail::shown(t.name), to.size(),
-                               static_cast<Index>(stored.size() / size));
-    for (const bool write : {false, true})
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        const double number = detail::load_number(t.dtype, stored.data() + i * size);
-        const S value = static_cast<S>(number);
-        if (write)
-          to[i] = value;
-        else if (!std::isfinite(value))
-          refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
-                 moxie::detail::join(
-                     {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
-                      std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
-      }
+                               static_cast<Index>(bytes(t).size() / (facts(t.dtype).bits / 8)));
+    expect_finite<S>(t, allow_non_finite);
+    for_numbers(t, [&](std::size_t i, double number) { to[i] = static_cast<S>(number); });
   }
 
  private:
   explicit TensorFile(const Path& path) : path_(path) {}
-  static std::string_view view(const Bytes& bytes) { return {bytes.data(), bytes.size()}; }
   [[noreturn]] void refuse(Code code, const TensorInfo& t, std::string_view what) const {
     detail::refuse(code, path_, moxie::detail::join({"tensor ", detail::shown(t.name), ": ", what}));
   }
 
   void expect_weight(const TensorInfo& t) const {
     detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
+  }
+
+  /// f(i, number i) for every number.
+  template <class F>
+  void for_numbers(const TensorInfo& t, F&& f) const {
+    expect_weight(t);
+    const std::string_view stored = bytes(t);
+    const std::size_t size = facts(t.dtype).bits / 8;
+    for (std::size_t i = 0; i < stored.size() / size; ++i)
+      f(i, detail::load_number(t.dtype, stored.data() + i * size));
   }
 
   /// The length of the header, from the first bytes of a file of so many.

@@ -11,6 +11,12 @@ namespace moxie::inline MOXIE_ABI::io {
 
 /// Tensors on their way into a file. The same content makes the same bytes, in whatever order it was added.
 class TensorWriter {
+  static auto refusal(const std::string& tensor) {
+    return [&tensor](Code code, std::string_view what) {
+      fail(code, moxie::detail::join({"tensor ", detail::shown(tensor), ": ", what}));
+    };
+  }
+
  public:
   std::map<std::string, std::string> metadata;  ///< of the user; keys of "moxie." are the writer's own
 
@@ -18,47 +24,45 @@ class TensorWriter {
   /// ValueRange, and what the reader would say of the tensor's name and shape.
   template <Scalar S>
   void add(const std::string& tensor, std::vector<Index> shape, std::span<const S> values, Dtype dtype) {
-    const auto refuse = [&](Code code, std::string_view what) {
-      fail(code, moxie::detail::join({"tensor ", detail::shown(tensor), ": ", what}));
-    };
-    detail::check_tensor_name(tensor, refuse);
-    if (tensors_.contains(tensor)) refuse(Code::name_taken, "added twice");
+    const auto refuse = refusal(tensor);
     detail::check_weight_dtype(dtype, refuse);
-    detail::check_tensor_dims(shape.size(), refuse);
-    TensorInfo info{.name = tensor, .dtype = dtype, .shape = std::move(shape)};
-    const std::uint64_t wanted_bytes = detail::tensor_bytes(info, refuse);
     const std::size_t size = facts(dtype).bits / 8;
-    if (wanted_bytes / size != values.size())
-      refuse(Code::shape_mismatch,
-             moxie::detail::join({moxie::detail::text(values.size()), " numbers, wanted ",
-                                  moxie::detail::text(wanted_bytes / size), " for its shape"}));
-    Bytes stored(values.size() * size);
+    Stored stored = empty(tensor, std::move(shape), dtype, values.size(), size);
     for (std::size_t i = 0; i < values.size(); ++i) {
       const double wanted = static_cast<double>(values[i]);
-      if (!std::isfinite(wanted))
-        refuse(Code::non_finite, "number " + moxie::detail::text(i) + " is not finite");
-      if (!detail::store_number(wanted, dtype, stored.data() + i * size))
+      expect_finite(wanted, i, refuse);
+      if (!detail::store_number(wanted, dtype, stored.bytes.data() + i * size))
         refuse(Code::value_range,
                moxie::detail::join({"number ", moxie::detail::text(i), " is ", moxie::detail::text(wanted),
                                     ", too large for ", name(dtype)}));
     }
-    tensors_.try_emplace(tensor, Stored{std::move(info), std::move(stored)});
+    tensors_.try_emplace(tensor, std::move(stored));
+  }
+  /// The same of a tensor's bytes as they are stored, of any dtype; only those that can be computed with are
+  /// looked at for NaN.
+  void add_bytes(const std::string& tensor, std::vector<Index> shape, std::string_view bytes, Dtype dtype) {
+    Stored stored = empty(tensor, std::move(shape), dtype, bytes.size(), 1);
+    const std::size_t size = facts(dtype).bits / 8;
+    for (std::size_t i = 0; is_weight(dtype) && i < bytes.size() / size; ++i)
+      expect_finite(detail::load_number(dtype, bytes.data() + i * size), i, refusal(tensor));
+    stored.bytes = bytes;
+    tensors_.try_emplace(tensor, std::move(stored));
   }
 
   /// Saves them as io::save_file does. What the reader would refuse is never written. Throws also
   /// BadMetadata, TooManyTensors, TooLarge (names or metadata).
-  void save(const Path& path) const {
+  void save(const Path& path, bool* replaced = nullptr) const {
     const std::vector<const Stored*> order = in_order();
     const std::string start = header(order, path);
     std::vector<std::span<const char>> parts{start};
     for (const Stored* t : order) parts.emplace_back(t->bytes);
-    save_file(path, std::span<const std::span<const char>>(parts));
+    save_file(path, std::span<const std::span<const char>>(parts), replaced);
   }
   /// The same in memory.
   std::string bytes() const {
     const std::vector<const Stored*> order = in_order();
     std::string all = header(order, "memory");
-    for (const Stored* t : order) all.append(t->bytes.data(), t->bytes.size());
+    for (const Stored* t : order) all += t->bytes;
     return all;
   }
 
@@ -69,6 +73,26 @@ class TensorWriter {
   };
   std::map<std::string, Stored> tensors_;
 
+  template <class Refuse>
+  static void expect_finite(double number, std::size_t i, const Refuse& refuse) {
+    if (!std::isfinite(number))
+      refuse(Code::non_finite, "number " + moxie::detail::text(i) + " is not finite");
+  }
+  /// Room for a tensor that has `count` numbers of `size` bytes, as its shape must say.
+  Stored empty(const std::string& tensor, std::vector<Index> shape, Dtype dtype, std::size_t count,
+               std::size_t size) const {
+    const auto refuse = refusal(tensor);
+    detail::check_tensor_name(tensor, refuse);
+    if (tensors_.contains(tensor)) refuse(Code::name_taken, "added twice");
+    detail::check_tensor_dims(shape.size(), refuse);
+    TensorInfo info{.name = tensor, .dtype = dtype, .shape = std::move(shape)};
+    const std::uint64_t wanted = detail::tensor_bytes(info, refuse) / size;
+    if (wanted != count)
+      refuse(Code::shape_mismatch, moxie::detail::join({moxie::detail::text(count),
+                                                        size > 1 ? " numbers, wanted " : " bytes, wanted ",
+                                                        moxie::detail::text(wanted), " for its shape"}));
+    return {std::move(info), Bytes(count * size, '\0')};
+  }
   /// As the reference orders them: wide numbers first, so that all lie aligned, BF16 before F16, then by
   /// name.
   std::vector<const Stored*> in_order() const {
@@ -95,7 +119,7 @@ class TensorWriter {
     texts[std::string(version_key)] = moxie::detail::text(format_version);
     texts[std::string(header_key)] = "00000000";
     std::string& sums = texts[std::string(tensors_key)];
-    for (const Stored* t : order) sums += checksum_text(crc32c({t->bytes.data(), t->bytes.size()}));
+    for (const Stored* t : order) sums += checksum_text(crc32c(t->bytes));
 
     std::string json = "{\"__metadata__\":{";
     for (const auto& [key, value] : texts)

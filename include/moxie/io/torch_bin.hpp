@@ -208,7 +208,7 @@ class TorchReader {
     const char* from = bytes_.data() + v.info.begin;
     std::array<Index, most_dims> at{};
     for (std::size_t done = 0; done < n; done += size) {
-      copies_.insert(copies_.end(), from, from + size);
+      copies_.append(from, size);
       // On to the next position, the last dimension first.
       for (std::size_t i = v.strides.size(); i-- > 0;) {
         if (v.info.shape[i] == 1) continue;  // whatever its stride is
@@ -234,11 +234,11 @@ inline TensorFile torch_tensors(Bytes bytes, const Path& path) {
   TensorHeader header;
   Bytes copies;
   {
-    TorchReader reader({bytes.data(), bytes.size()}, path);
+    TorchReader reader(bytes, path);
     header = reader.read();
     copies = reader.take_copies();
   }
-  bytes.insert(bytes.end(), copies.begin(), copies.end());
+  bytes += copies;
   return TensorFile(path, std::move(header), std::move(bytes));
 }
 
@@ -249,7 +249,7 @@ inline TensorFile torch_tensors(Bytes bytes, const Path& path) {
 inline TensorFile read_torch_bin(const Path& path) {
   const FileReader file(path);
   const Bytes head = file.read(0, std::min<std::uint64_t>(file.size(), 512));
-  detail::expect_torch_zip({head.data(), head.size()}, path);
+  detail::expect_torch_zip(head, path);
   Bytes bytes = file.read(0, file.size());
   file.expect_unchanged();
   return detail::torch_tensors(std::move(bytes), path);
@@ -257,7 +257,7 @@ inline TensorFile read_torch_bin(const Path& path) {
 /// The same from bytes in memory; `name` stands for the path in messages.
 inline TensorFile parse_torch_bin(std::string_view bytes, const Path& name = "memory") {
   detail::expect_torch_zip(bytes.substr(0, 512), name);
-  return detail::torch_tensors(Bytes(bytes.begin(), bytes.end()), name);
+  return detail::torch_tensors(Bytes(bytes), name);
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io

@@ -6,7 +6,7 @@
 #include <moxie/io/file.hpp>
 
 #include <algorithm>
-#include <unordered_set>
+#include <set>
 
 /// Zip archives (PKWARE APPNOTE.TXT 6.3.10) of stored entries alone, with one meaning: the entries lie one
 /// behind the other in the order of the directory from the first byte, then the directory, then the end
@@ -38,7 +38,7 @@ class ZipArchive {
     std::uint64_t at = directory.begin;
     for (std::uint64_t i = 0; i < directory.count; ++i) at = read_entry(at, directory.end);
     if (at != directory.end) refuse(Code::bad_archive, "bytes behind the last entry of its directory");
-    std::unordered_set<std::string_view> names;
+    std::set<std::string_view> names;  // by order: a table could be flooded with colliding names
     for (const ZipEntry& e : entries_)
       if (!names.insert(e.name).second) refuse(Code::duplicate_key, "twice in the archive", e.name);
   }

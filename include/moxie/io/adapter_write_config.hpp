@@ -82,13 +82,10 @@ inline std::pair<std::string_view, std::string_view> with_prefix(Format format, 
 /// MoLA lists its numbers per layer, for layers without adapters too.
 template <class F>
 nlohmann::json per_layer(const std::vector<std::string>& modules, std::string_view what, F&& value_of) {
-  const Path nowhere;
-  const Source source{nowhere};
-  Matcher matcher(source);
   std::map<Index, Index> values;
   for (std::size_t m = 0; m < modules.size(); ++m) {
     constexpr Index most_layers = 1 << 16;
-    const Index layer = layer_of(modules[m], {}, matcher);
+    const Index layer = mola_layer(modules[m]);
     const auto [at, fresh] = values.try_emplace(layer, value_of(m));
     if (layer < 0 || layer > most_layers)
       cannot_hold(Format::mola, modules[m], "a module outside of the layers");

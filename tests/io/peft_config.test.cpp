@@ -5,6 +5,8 @@
 #include "io/disk.hpp"
 #include "support/comma_locale.hpp"
 
+#include <sys/resource.h>
+
 using namespace moxie;
 using namespace moxie::io;
 using namespace moxie::test;
@@ -160,6 +162,102 @@ TEST_CASE("options at their defaults, and those that change nothing, are accepte
     disk.write(folder.path);
     CHECK_NOTHROW(load<float>(folder.path));
   }
+}
+
+TEST_CASE("layers_to_transform counts layers by the first number of a path", "[io]") {
+  const auto adapter = [](const std::vector<std::string>& modules, const std::string& target) {
+    Disk disk = peft_lora();
+    disk.tensors.clear();
+    for (const std::string& module : modules) {
+      disk.add("base_model.model." + module + ".lora_A.weight", {3, 12});
+      disk.add("base_model.model." + module + ".lora_B.weight", {10, 3});
+    }
+    disk.config["target_modules"] = {target};
+    return disk;
+  };
+  const auto taken = [](const Disk& disk) {
+    const TemporaryFolder folder;
+    disk.write(folder.path);
+    return load<float>(folder.path).set.modules();
+  };
+  Disk disk = adapter({"model.layers.1.mlp.experts.0.up_proj", "model.layers.1.mlp.experts.1.up_proj",
+                       "model.layers.1.mlp.experts.2.up_proj"},
+                      "up_proj");
+  disk.config["layers_to_transform"] = {1};
+  CHECK(taken(disk) == 3);
+  disk.config["layers_pattern"] = "layers";
+  CHECK(taken(disk) == 3);
+  check_refused(disk, {{89,
+                        "another layer of its pattern",
+                        with("layers_pattern", "experts"),
+                        Code::unexpected_tensor,
+                        {"experts.0"}}});
+
+  disk = adapter({"encoder.block.2.layer.0.SelfAttention.q"}, "q");
+  disk.config["layers_to_transform"] = {2};
+  CHECK(taken(disk) == 1);
+  check_refused(
+      disk, {{89, "another layer", with("layers_to_transform", {0}), Code::unexpected_tensor, {"block.2"}}});
+  // PEFT asks for no layer where a module is listed by its whole path.
+  disk.config["target_modules"] = {"encoder.block.2.layer.0.SelfAttention.q"};
+  disk.config["layers_to_transform"] = {0};
+  CHECK(taken(disk) == 1);
+}
+
+TEST_CASE("a MoLA adapter's lists are by the third part of the path", "[io]") {
+  Disk disk = peft_lora();
+  disk.tensors.clear();
+  disk.config.update({{"r", {3, 2}}, {"target_modules", {"q_proj"}}, {"top_k", {1, 2}}});
+  for (const auto& [module, rank] : {std::pair{"model.layers.0.block.1.q_proj", Index{3}},
+                                     std::pair{"model.layers.1.block.0.q_proj", Index{2}}}) {
+    const std::string path = std::string("base_model.model.") + module;
+    for (const char* e : {"0", "1"}) {
+      disk.add(path + ".lora_A_" + e + ".weight", {rank, 12});
+      disk.add(path + ".lora_B_" + e + ".weight", {10, rank});
+    }
+    disk.add(path + ".router.router.weight", {2, 12});
+  }
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  const auto loaded = load<float>(folder.path);
+  for (const auto& entry : loaded.set.entries()) {
+    const bool first = entry.name == "model.layers.0.block.1.q_proj";
+    const auto& adapter = std::get<MoLA<float>>(entry.adapter);
+    CHECK(adapter.router().config().k == (first ? 1 : 2));
+    CHECK(adapter.experts().rank(0) == (first ? 3 : 2));
+  }
+  // Written by the same rule.
+  const TemporaryFolder again;
+  save(loaded.set, again.path, loaded.info);
+  const auto config = json::parse(content(again.path / "adapter_config.json"));
+  CHECK(config["r"] == json{3, 2});
+  CHECK(config["top_k"] == json{1, 2});
+  CHECK((bits(load<float>(again.path).set) == bits(loaded.set)));
+}
+
+TEST_CASE("a config of large patterns keeps one of them at a time", "[io]") {
+  const Disk disk = peft_lora();
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  std::string large;  // of nearly as many states as a pattern may have
+  for (int i = 0; i < 320; ++i) large += "a{99}";
+  json config = disk.config;
+  config["layers_pattern"] = std::vector<std::string>(500, large);
+  const auto peak = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;  // KB
+  };
+  const auto load_it = [&] {
+    return load<float>(AdapterFiles{TensorFile::read(folder.path / "adapter_model.safetensors"), config.dump(),
+                                    "config"});
+  };
+  const auto before = peak();
+  CHECK_NOTHROW(load_it());  // nobody asks for layers
+  config["layers_to_transform"] = {0, 1};
+  refused([&] { load_it(); }, Code::unexpected_tensor);
+  // All of them at once are 500 MB and more.
+  CHECK(peak() - before < 400'000);
 }
 
 TEST_CASE("the catalogue of configs that are not JSON, or not an object", "[io]") {

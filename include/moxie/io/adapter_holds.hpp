@@ -12,13 +12,11 @@ bool alike(const std::vector<T>& values) {
   return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
 }
 
-/// The layer that a module lies in, as MoLA counts them; -1 where it lies in none.
-inline Index layer_in(const std::string& module) {
-  const Path nowhere;
-  const Source source{nowhere};
-  Matcher matcher(source);
+/// The layer that a module lies in, as MoLA counts them; -1 where it lies in none, or where MoLA's lists
+/// would become too long.
+inline Index layer_in(std::string_view module) {
   constexpr Index most_layers = 1 << 16;
-  const Index layer = layer_of(module, {}, matcher);
+  const Index layer = mola_layer(module);
   return layer <= most_layers ? layer : -1;
 }
 

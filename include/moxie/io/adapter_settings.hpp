@@ -47,9 +47,9 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
   };
   const std::vector<Index> rank = overrides(c.rank_pattern, "rank_pattern"),
                            alpha = overrides(c.alpha_pattern, "alpha_pattern");
-  std::vector<Pattern> layers_patterns;
-  for (const std::string& pattern : c.layers_pattern)
-    layers_patterns.push_back(matcher.compile(moxie::detail::join({".*\\.(", pattern, ")"})));
+  const bool by_layer = !c.layers.empty() && !c.target.names.empty();
+  const std::vector<Index> layer_of =
+      by_layer ? matcher.layers(c.layers_pattern, modules) : std::vector<Index>{};
   const std::vector<bool> feedforward = matcher.apply_feedforward(c.feedforward, modules);
   const bool per_layer = format == Format::mola && c.rank.size() > 1;
   Index layers = 0;
@@ -61,10 +61,9 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
     const std::string& module = modules[m];
     Settings s{
         .wanted = meant[m] && !out[m], .feedforward = feedforward[m], .rank = c.rank, .alpha = c.alpha};
-    // PEFT asks for the layer where a listed name is the path's end, but not where it is the path.
-    if (!c.layers.empty() && !c.target.names.empty() && !paths.contains(module)) {
-      const Index layer = layer_of(module, layers_patterns, matcher, layers_patterns.empty());
-      s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer) != c.layers.end();
+    // A module whose whole path is listed is meant in whatever layer, as in PEFT.
+    if (by_layer && !paths.contains(module)) {
+      s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer_of[m]) != c.layers.end();
       matcher.spend(c.layers.size());
     }
     Index named = 0;
@@ -87,7 +86,7 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
     if (alpha[m] >= 0) s.alpha = c.alpha_pattern[static_cast<std::size_t>(alpha[m])].values;
     const std::vector<Index>& k = c.top_k.empty() ? options.top_k : c.top_k;
     if (per_layer || k.size() > 1) {
-      const Index layer = layer_of(module, {}, matcher);
+      const Index layer = mola_layer(module);
       layers = std::max(layers, layer + 1);
       const auto of_layer = [&](const std::vector<Index>& list, std::string_view key) {
         if (layer >= 0 && layer < std::ssize(list)) return list[static_cast<std::size_t>(layer)];

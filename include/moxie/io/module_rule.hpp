@@ -38,26 +38,48 @@ inline std::string_view unwrapped(std::string_view module) {
   return module;
 }
 
+/// The number that a part of a path is, -1 where it is none or far above all layers.
+inline Index layer_number(std::string_view part) {
+  constexpr Index most_layers = 1 << 24;
+  Index layer = -1;
+  const auto [stop, error] = std::from_chars(part.data(), part.data() + part.size(), layer);
+  const bool number = error == std::errc() && stop == part.data() + part.size() && part[0] != '-';
+  return number && layer < most_layers ? layer : -1;
+}
+
+/// The layer whose numbers of MoLA's lists are a module's: the third part of its path (MoLA
+/// `_find_and_replace`), -1 where that is no number.
+inline Index mola_layer(std::string_view module) {
+  for (int part = 0; part < 2; ++part) {
+    const std::size_t dot = module.find('.');
+    if (dot == std::string_view::npos) return -1;
+    module.remove_prefix(dot + 1);
+  }
+  return layer_number(module.substr(0, module.find('.')));
+}
+
 /// Asks rules about modules, with one budget of steps for all.
 class Matcher {
  public:
   explicit Matcher(const Source& source) : source_(source) {}
 
-  Pattern compile(std::string_view expression) const {
-    if (auto pattern = Pattern::parse(expression)) return *pattern;
-    source_.refuse(Code::pattern_syntax,
-                   moxie::detail::join({shown(expression),
-                                        ", wanted an expression of literals, '.', classes, "
-                                        "groups and quantities of at most 4,096 bytes"}));
+  Pattern compile(std::string_view expression) {
+    auto pattern = Pattern::parse(expression);
+    if (!pattern)
+      source_.refuse(Code::pattern_syntax,
+                     moxie::detail::join({shown(expression),
+                                          ", wanted an expression of literals, '.', classes, groups and "
+                                          "quantities of at most 4,096 bytes and 65,536 states"}));
+    spend(pattern->size());
+    return *std::move(pattern);
   }
   bool matches(const Pattern& pattern, std::string_view module) {
-    const bool yes = pattern.matches(module, budget_);
-    spend(0);
-    return yes;
+    return checked(pattern.matches(module, run_), module);
   }
   void spend(std::uint64_t steps) {
-    budget_ -= std::min(steps, budget_);
-    if (budget_ == 0) source_.refuse(Code::too_large, "its patterns take too many steps on these modules");
+    run_.budget -= std::min(steps, run_.budget);
+    if (run_.budget == 0)
+      source_.refuse(Code::too_large, "its patterns take too many steps on these modules");
   }
 
   /// For every module whether the rule means it; `used[i]` whether name i means any.
@@ -82,28 +104,63 @@ class Matcher {
   }
 
   /// For every module the first pattern that means it, -1 where none does, by PEFT's rule: the expression
-  /// `(.*\.)?(pattern)` matches the whole path (PEFT `get_pattern_key`). `used[p]`: pattern p means any
-  /// module.
+  /// `(.*\.)?(pattern)$` matches the path (PEFT `get_pattern_key`). `used[p]`: pattern p means any module.
   std::vector<Index> first_pattern(const std::vector<std::string>& patterns,
                                    const std::vector<std::string>& modules, std::vector<bool>& used) {
     std::vector<Index> first(modules.size(), -1);
     used.assign(patterns.size(), false);
+    std::vector<bool> plain;
+    for (const std::string& module : modules)
+      plain.push_back(std::all_of(module.begin(), module.end(), is_plain));
     for (std::size_t p = 0; p < patterns.size(); ++p) {
-      const auto plain = [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-               c == '-' || c == '.';
-      };
-      const bool literal = std::all_of(patterns[p].begin(), patterns[p].end(), plain);
+      // Adapters with a rank of its own in each of thousands of modules list as many patterns, each the name
+      // of one module (we write them so, too); automata would take hundreds of steps for every pair.
+      const bool literal = std::all_of(patterns[p].begin(), patterns[p].end(), is_plain);
       std::optional<Pattern> pattern;
-      if (!literal) pattern = compile(moxie::detail::join({"(.*\\.)?(", patterns[p], ")"}));
       for (std::size_t m = 0; m < modules.size(); ++m) {
         if (first[m] >= 0 && used[p]) continue;
-        if (!(literal ? ends_with(modules[m], patterns[p]) : matches(*pattern, modules[m]))) continue;
+        bool means = false;
+        if (literal && plain[m]) {
+          means = ends_with(modules[m], patterns[p]);
+        } else {
+          if (!pattern) pattern = compile(moxie::detail::join({"(.*\\.)?(", patterns[p], ")$"}));
+          means = checked(pattern->matches_beginning(modules[m], run_), modules[m]);
+        }
+        if (!means) continue;
         used[p] = true;
         if (first[m] < 0) first[m] = static_cast<Index>(p);
       }
     }
     return first;
+  }
+
+  /// For every module the number of the layer that it lies in, -1 where it lies in none, by PEFT's rule
+  /// (`check_target_module_exists`): the first number between dots with a dot and a name before it; with
+  /// `layers_pattern`, the number of the first `.*?\.{pattern}\.(\d+)\.` that matches.
+  std::vector<Index> layers(const std::vector<std::string>& layers_pattern,
+                            const std::vector<std::string>& modules) {
+    std::vector<Index> layers(modules.size(), -1);
+    std::vector<bool> found(modules.size(), false);
+    for (std::size_t p = 0; p < std::max<std::size_t>(layers_pattern.size(), 1); ++p) {
+      const std::string_view before = layers_pattern.empty() ? "[^.]*" : std::string_view(layers_pattern[p]);
+      const std::string front = moxie::detail::join({".*?\\.", before, "\\."});
+      const Pattern pattern = compile(moxie::detail::join({front, "(\\d+)\\."}));
+      const auto refuse = [&](std::string_view what) {
+        source_.refuse(Code::pattern_syntax,
+                       moxie::detail::join({"the layers_pattern ", shown(before), what,
+                                            ", wanted what stands before a layer's number; (?:...|...) "
+                                            "groups alternatives"}));
+      };
+      // PEFT would take it for the layer's number.
+      if (pattern.first_group() != front.size()) refuse(" has a group of its own");
+      for (std::size_t m = 0; m < modules.size(); ++m) {
+        if (found[m] || !checked(pattern.matches_beginning(modules[m], run_), modules[m])) continue;
+        found[m] = true;
+        if (!run_.group) refuse(" matches without a number");
+        layers[m] = layer_number(*run_.group);
+      }
+    }
+    return layers;
   }
 
   /// IA3's feedforward_modules, whose names PEFT compares with the end of the path, dot or not.
@@ -121,6 +178,11 @@ class Matcher {
   }
 
  private:
+  /// Of a path or pattern without anything to interpret but '.'.
+  static bool is_plain(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-' || c == '.';
+  }
   /// The pattern, whose '.' stands for any character, is the module or its end from a dot on.
   bool ends_with(std::string_view module, std::string_view pattern) {
     spend(1);
@@ -130,33 +192,19 @@ class Matcher {
       if (pattern[i] != '.' && pattern[i] != module[from + i]) return false;
     return from == 0 || module[from - 1] == '.';
   }
+  /// What a pattern said of a module, where it could say.
+  bool checked(bool yes, std::string_view module) {
+    spend(0);
+    if (run_.unknown)
+      source_.refuse(Code::pattern_syntax,
+                     moxie::detail::join({"an expression compares \\d, \\w, \\s or their opposites with a "
+                                          "character outside of ASCII in ",
+                                          shown(module), ", wanted characters or classes of characters"}));
+    return yes;
+  }
 
   const Source& source_;
-  std::uint64_t budget_ = most_steps;
+  Pattern::Run run_{most_steps};
 };
-
-/// The number of the layer that a module lies in, -1 where it lies in none: as PEFT reads it, the last number
-/// between dots that has two names before it and one behind; with `patterns`, one of them right before it.
-inline Index layer_of(std::string_view module, const std::vector<Pattern>& patterns, Matcher& matcher,
-                      bool any = true) {
-  for (std::size_t end = module.rfind('.'); end != std::string_view::npos && end > 0;) {
-    const std::size_t before = module.rfind('.', end - 1);
-    if (before == std::string_view::npos) return -1;
-    const std::string_view digits = module.substr(before + 1, end - before - 1);
-    Index layer = -1;
-    const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
-    constexpr Index most_layers = 1 << 24;
-    const bool number = error == std::errc() && stop == digits.data() + digits.size() && layer >= 0 &&
-                        layer < most_layers && digits[0] != '-';
-    if (number) {
-      const std::string_view path = module.substr(0, before);
-      if (any && path.find('.') != std::string_view::npos) return layer;
-      for (const Pattern& pattern : patterns)
-        if (matcher.matches(pattern, path)) return layer;
-    }
-    end = before;
-  }
-  return -1;
-}
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

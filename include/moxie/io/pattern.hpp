@@ -1,152 +1,129 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <moxie/io/file.hpp>
+#include <moxie/io/automaton.hpp>
 
-#include <array>
-#include <bitset>
-#include <optional>
+#include <utility>
 
 namespace moxie::inline MOXIE_ABI::io::detail {
 
 /// A regular expression as the configs of PEFT use them on module names: literals, `.`, `\.`, `\d`, `\w`,
-/// classes, groups, `|`, `*`, `+`, `?`, `{m,n}` behind a single character, `^`, `$`. It is run as an
-/// automaton, in time of the pattern's length times the text's whatever the pattern (Thompson, 1968); what
-/// it does not know (look-around, references, flags) it refuses.
+/// `\s`, classes, groups, `|`, `*`, `+`, `?`, `{m,n}` behind a single character, lazy or not, `^`, `$`. It
+/// means what Python's `re` means by it; what it does not know (look-around, references, flags) it refuses.
 class Pattern {
  public:
-  /// Nothing where the text is no such expression.
+  using Run = Automaton::Run;
+
+  /// Nothing where the text is no such expression, or one of more than 4,096 bytes or 65,536 states.
   static std::optional<Pattern> parse(std::string_view text) {
     Pattern pattern;
     if (text.size() > most_bytes || !pattern.compile(text)) return std::nullopt;
     return pattern;
   }
 
-  /// Whether the whole name matches. Every visited state costs 1 of `budget`; at 0 the answer is false.
-  bool matches(std::string_view name, std::uint64_t& budget) const {
-    std::vector<std::size_t> now, next, stack, seen(nodes_.size(), 0);
-    std::size_t round = 0;
-    const auto reach = [&](std::size_t from, std::size_t at, std::vector<std::size_t>& set) {
-      stack.assign(1, from);
-      while (!stack.empty()) {
-        const std::size_t state = stack.back();
-        stack.pop_back();
-        if (seen[state] == round) continue;
-        seen[state] = round;
-        budget -= budget > 0;
-        const Node& node = nodes_[state];
-        if (node.kind == Kind::split) {
-          stack.push_back(node.other);
-          stack.push_back(node.next);
-        } else if (node.kind == Kind::none || (node.kind == Kind::begin && at == 0) ||
-                   (node.kind == Kind::end && at == name.size())) {
-          stack.push_back(node.next);
-        } else if (node.kind == Kind::chars || node.kind == Kind::match) {
-          set.push_back(state);
-        }
-      }
-    };
-    ++round;
-    reach(start_, 0, now);
-    for (std::size_t i = 0; i < name.size() && !now.empty() && budget > 0; ++i) {
-      next.clear();
-      ++round;
-      for (const std::size_t state : now)
-        if (const Node& node = nodes_[state];
-            node.kind == Kind::chars && node.chars.test(static_cast<unsigned char>(name[i])))
-          reach(node.next, i + 1, next);
-      now.swap(next);
-    }
-    if (budget == 0) return false;
-    return std::any_of(now.begin(), now.end(),
-                       [&](std::size_t state) { return nodes_[state].kind == Kind::match; });
-  }
+  /// Where in the text the first group that is no "(?:" opens, npos for none.
+  std::size_t first_group() const { return first_group_; }
+  /// The number of its states.
+  std::size_t size() const { return automaton_.states.size(); }
+  /// Whether the whole name matches, `re.fullmatch`.
+  bool matches(std::string_view name, Run& run) const { return automaton_.match(name, run, true); }
+  /// Whether the name or a beginning of it matches, `re.match`.
+  bool matches_beginning(std::string_view name, Run& run) const { return automaton_.match(name, run, false); }
 
  private:
-  using Chars = std::bitset<256>;
-  enum class Kind { chars, split, none, begin, end, match };
-  struct Node {
-    Kind kind;
-    Chars chars = {};
-    std::size_t next = 0, other = 0;
-  };
-  /// A piece of the automaton, entered at `first`; it goes on from `last`, a node of kind none.
+  using Kind = Automaton::Kind;
+  using Chars = Automaton::Chars;
+  using Outside = Automaton::Outside;
+  using State = Automaton::State;
+  /// A piece of the automaton, entered at `first`; it goes on from `last`, a state of kind none.
   struct Piece {
-    std::size_t first, last;
+    std::uint32_t first, last;
   };
   /// An open group: the alternatives that are complete, and the one that grows.
   struct Group {
     std::vector<Piece> alternatives;
     Piece current;
+    bool marked = false;  ///< the first that is no "(?:"
   };
-  static constexpr std::size_t most_bytes = 4096, most_nodes = 1 << 16;
+  static constexpr std::size_t most_bytes = 4096, most_states = 1 << 16;
 
-  std::vector<Node> nodes_;
-  std::size_t start_ = 0;
+  Automaton automaton_;
+  std::size_t first_group_ = std::string_view::npos;
 
-  std::size_t add(Node node) {
-    nodes_.push_back(node);
-    return nodes_.size() - 1;
+  std::uint32_t add(State state) {
+    automaton_.states.push_back(state);
+    return static_cast<std::uint32_t>(automaton_.states.size() - 1);
   }
-  Piece empty() {
-    const std::size_t node = add({Kind::none});
-    return {node, node};
-  }
-  Piece single(Kind kind, const Chars& chars = {}) {
-    const std::size_t first = add({kind, chars});
-    const std::size_t last = add({Kind::none});
-    nodes_[first].next = last;
+  Piece single(State state) {
+    const std::uint32_t first = add(state), last = add({Kind::none});
+    automaton_.states[first].next = last;
     return {first, last};
   }
+  Piece empty() {
+    const std::uint32_t state = add({Kind::none});
+    return {state, state};
+  }
   void append(Piece& to, Piece piece) {
-    nodes_[to.last].next = piece.first;
+    automaton_.states[to.last].next = piece.first;
     to.last = piece.last;
   }
-  Piece optional(Piece piece) {
-    const std::size_t split = add({Kind::split, {}, piece.first, piece.last});
-    return {split, piece.last};
+  /// A split into the piece and `other`, the piece first or, lazy, last.
+  std::uint32_t split(Piece piece, std::uint32_t other, bool lazy) {
+    return lazy ? add({Kind::split, 0, other, piece.first}) : add({Kind::split, 0, piece.first, other});
   }
+  Piece optional(Piece piece, bool lazy) { return {split(piece, piece.last, lazy), piece.last}; }
   /// The piece once or more.
-  Piece repeated(Piece piece) {
-    const std::size_t last = add({Kind::none}), split = add({Kind::split, {}, piece.first, last});
-    nodes_[piece.last].next = split;
+  Piece repeated(Piece piece, bool lazy) {
+    const std::uint32_t last = add({Kind::none}), again = split(piece, last, lazy);
+    automaton_.states[piece.last].next = again;
     return {piece.first, last};
   }
   Piece close(Group group) {
     group.alternatives.push_back(group.current);
-    Piece all = group.alternatives.front();
-    for (std::size_t i = 1; i < group.alternatives.size(); ++i) {
-      const Piece other = group.alternatives[i];
-      const std::size_t last = add({Kind::none}), split = add({Kind::split, {}, all.first, other.first});
-      nodes_[all.last].next = last;
-      nodes_[other.last].next = last;
-      all = {split, last};
+    Piece all = group.alternatives.back();
+    for (std::size_t i = group.alternatives.size() - 1; i-- > 0;) {
+      const Piece first = group.alternatives[i];
+      automaton_.states[first.last].next = all.last;
+      all = {split(first, all.first, false), all.last};
+    }
+    if (group.marked) {
+      Piece marked = single({Kind::group_begin});
+      append(marked, all);
+      append(marked, single({Kind::group_end}));
+      return marked;
     }
     return all;
   }
 
-  static void add_range(Chars& chars, unsigned char from, unsigned char to) {
-    for (std::size_t c = from; c <= to; ++c) chars.set(c);
-  }
-  /// The characters of `\c`; false for what is no class or escaped punctuation.
-  static bool escaped(char c, Chars& chars) {
-    Chars set;
-    const char lower = static_cast<char>(c | 0x20);
-    const bool letter = lower >= 'a' && lower <= 'z';
-    if (!letter && (c < '0' || c > '9') && static_cast<unsigned char>(c) < 0x80) {
-      chars.set(static_cast<unsigned char>(c));
+  /// One character or a class of them from `i` on, which moves to its last byte: ASCII as it is, `\` and
+  /// punctuation, or \d, \w, \s and their opposites, for which `one` is nothing. False for all else.
+  static bool character(std::string_view text, std::size_t& i, Chars& chars,
+                        std::optional<unsigned char>& one) {
+    const bool escaped = text[i] == '\\';
+    if (escaped && ++i == text.size()) return false;
+    const auto c = static_cast<unsigned char>(text[i]);
+    const auto lower = static_cast<unsigned char>(c | 0x20);
+    const bool letter = lower >= 'a' && lower <= 'z', digit = c >= '0' && c <= '9';
+    one.reset();
+    if (c >= 0x80) return false;
+    if (!escaped || (!letter && !digit)) {
+      one = c;
+      chars.ascii.set(c);
       return true;
     }
-    if (lower == 'd' || lower == 'w') add_range(set, '0', '9');
-    if (lower == 'w') {
-      add_range(set, 'a', 'z');
-      add_range(set, 'A', 'Z');
-      set.set('_');
+    std::bitset<128> set;
+    for (std::size_t other = 0; other < 128; ++other) {
+      const std::size_t low = other | 0x20;
+      const bool number = other >= '0' && other <= '9';
+      if ((lower == 'd' && number) ||
+          (lower == 'w' && (number || other == '_' || (low >= 'a' && low <= 'z'))) ||
+          (lower == 's' &&
+           (other == ' ' || (other >= 0x09 && other <= 0x0d) || (other >= 0x1c && other <= 0x1f))))
+        set.set(other);
     }
-    if (lower == 's')
-      for (const char space : {' ', '\t', '\n', '\r', '\f', '\v'}) set.set(static_cast<unsigned char>(space));
     if (set.none()) return false;
-    chars |= letter && c == lower ? set : ~set;
+    chars.ascii |= c == lower ? set : ~set;
+    chars.outside = Outside::unknown;
     return true;
   }
   /// A class from behind its '[' on; moves `i` to its ']'.
@@ -155,18 +132,16 @@ class Pattern {
     if (negated) ++i;
     const std::size_t first = i;
     for (; i < text.size() && (text[i] != ']' || i == first); ++i) {
-      if (text[i] == '[' || static_cast<unsigned char>(text[i]) >= 0x80) return false;
-      if (text[i] == '\\') {
-        if (++i == text.size() || !escaped(text[i], chars)) return false;
-      } else if (i + 2 < text.size() && text[i + 1] == '-' && text[i + 2] != ']') {
-        if (text[i + 2] == '\\' || text[i + 2] < text[i]) return false;
-        add_range(chars, static_cast<unsigned char>(text[i]), static_cast<unsigned char>(text[i + 2]));
-        i += 2;
-      } else {
-        chars.set(static_cast<unsigned char>(text[i]));
-      }
+      std::optional<unsigned char> from, to;
+      if (text[i] == '[' || !character(text, i, chars, from)) return false;
+      if (i + 2 >= text.size() || text[i + 1] != '-' || text[i + 2] == ']') continue;
+      if (text[i += 2] == '[' || !character(text, i, chars, to) || !from || !to || *to < *from) return false;
+      for (std::size_t c = *from; c <= *to; ++c) chars.ascii.set(c);
     }
-    if (negated) chars.flip();
+    if (negated) {
+      chars.ascii.flip();
+      if (chars.outside == Outside::no) chars.outside = Outside::yes;
+    }
     return i < text.size();
   }
   /// The m and n of "{m}", "{m,}", "{m,n}" from behind the '{' on; moves `i` to the '}'.
@@ -193,18 +168,23 @@ class Pattern {
   bool compile(std::string_view text) {
     std::vector<Group> open{{{}, empty()}};
     for (std::size_t i = 0; i < text.size(); ++i) {
-      if (nodes_.size() > most_nodes) return false;
+      if (automaton_.states.size() > most_states) return false;
+      std::optional<Piece> atom;
+      State state{Kind::set, static_cast<std::uint32_t>(automaton_.sets.size())};
       Chars chars;
-      Piece atom{};
-      bool one_character = false;
+      std::optional<unsigned char> one;
       switch (text[i]) {
-        case '(':
-          if (text.substr(i, 3) == "(?:")
+        case '(': {
+          const bool plain = text.substr(i, 3) == "(?:";
+          if (plain)
             i += 2;
           else if (text.substr(i, 2) == "(?")
             return false;
-          open.push_back({{}, empty()});
+          const bool marked = !plain && first_group_ == std::string_view::npos;
+          if (marked) first_group_ = i;
+          open.push_back({{}, empty(), marked});
           continue;
+        }
         case '|':
           open.back().alternatives.push_back(open.back().current);
           open.back().current = empty();
@@ -216,7 +196,7 @@ class Pattern {
           break;
         case '^':
         case '$':
-          append(open.back().current, single(text[i] == '^' ? Kind::begin : Kind::end));
+          append(open.back().current, single({text[i] == '^' ? Kind::begin : Kind::end}));
           continue;
         case '*':
         case '+':
@@ -225,45 +205,47 @@ class Pattern {
         case '}':
           return false;
         case '.':
-          chars.set();
-          one_character = true;
-          break;
-        case '\\':
-          if (++i == text.size() || !escaped(text[i], chars)) return false;
-          one_character = true;
+          chars.ascii.set().reset('\n');
+          chars.outside = Outside::yes;
           break;
         case '[':
           if (!character_class(text, ++i, chars)) return false;
-          one_character = true;
           break;
         default:
-          chars.set(static_cast<unsigned char>(text[i]));
-          one_character = true;
+          if (static_cast<unsigned char>(text[i]) >= 0x80) {
+            state = {Kind::point, decode(text, i)};
+            --i;
+            if (state.value >= not_utf8) return false;
+          } else if (!character(text, i, chars, one)) {
+            return false;
+          }
+          if (one) state = {Kind::point, *one};
       }
-      if (one_character) atom = single(Kind::chars, chars);
-      const char quantity = i + 1 < text.size() ? text[i + 1] : '\0';
-      if (quantity == '*' || quantity == '+' || quantity == '?') {
-        ++i;
-        if (quantity != '?') atom = repeated(atom);
-        if (quantity != '+') atom = optional(atom);
-      } else if (quantity == '{') {
-        int least = 0, most = 0;
-        if (!one_character || !counts(text, i += 2, least, most)) return false;
+      const bool one_character = !atom;
+      if (one_character && state.kind == Kind::set) automaton_.sets.push_back(chars);
+      const char quantity = i + 1 < text.size() ? text[i + 1] : 'x';
+      int least = quantity == '+', most = quantity == '?' ? 1 : -1;
+      const bool counted = quantity == '{', simple = quantity == '*' || quantity == '+' || quantity == '?';
+      if (simple) ++i;
+      if (counted && (!one_character || !counts(text, i += 2, least, most))) return false;
+      const bool lazy = (simple || counted) && i + 1 < text.size() && text[i + 1] == '?';
+      if (lazy) ++i;
+      if (counted) {
         atom = empty();
-        for (int n = 0; n < least; ++n) append(atom, single(Kind::chars, chars));
-        if (most < 0) append(atom, optional(repeated(single(Kind::chars, chars))));
-        for (int n = least; n < most; ++n) append(atom, optional(single(Kind::chars, chars)));
+        for (int n = 0; n < least; ++n) append(*atom, single(state));
+        if (most < 0) append(*atom, optional(repeated(single(state), lazy), lazy));
+        for (int n = least; n < most; ++n) append(*atom, optional(single(state), lazy));
+      } else {
+        if (one_character) atom = single(state);
+        if (simple && most < 0) atom = repeated(*atom, lazy);
+        if (simple && least == 0) atom = optional(*atom, lazy);
       }
-      // A lazy quantity matches the same names.
-      if (quantity != '\0' && std::string_view("*+?{").find(quantity) != std::string_view::npos &&
-          i + 1 < text.size() && text[i + 1] == '?')
-        ++i;
-      append(open.back().current, atom);
+      append(open.back().current, *atom);
     }
     if (open.size() != 1) return false;
     Piece all = close(std::move(open.back()));
-    append(all, single(Kind::match));
-    start_ = all.first;
+    append(all, single({Kind::match}));
+    automaton_.start = all.first;
     return true;
   }
 };

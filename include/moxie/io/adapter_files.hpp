@@ -55,13 +55,15 @@ inline void expect_readable(const Path& dir) {
   if (is_there(dir / "adapter_model.safetensors.index.json"))
     refuse(Code::unsupported_option, dir, "is sharded, wanted one adapter_model.safetensors");
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
-    if (entry.path().extension() == ".gguf")
-      refuse(Code::unsupported_option, entry.path(), "is a GGUF file, which is not built");
-    if (is_there(entry.path() / config_name))
+  std::filesystem::directory_iterator at(dir, error);
+  for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
+    const Path entry = at->path();
+    if (entry.extension() == ".gguf")
+      refuse(Code::unsupported_option, entry, "is a GGUF file, which is not built");
+    if (is_there(entry / config_name))
       refuse(Code::io_open, tensors,
-             moxie::detail::join({"is not there, but the sub-folder ",
-                                  shown(entry.path().filename().native()), " is an adapter's: load that"}));
+             moxie::detail::join({"is not there, but the sub-folder ", shown(entry.filename().native()),
+                                  " is an adapter's: load that"}));
   }
 }
 

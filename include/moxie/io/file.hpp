@@ -81,6 +81,9 @@ auto uninterrupted(F&& f) {
     if (const auto result = f(); result >= 0 || errno != EINTR) return result;
 }
 
+/// No room for bytes, or for another file.
+inline bool is_full(int error) { return error == ENOSPC || error == EDQUOT || error == EFBIG; }
+
 inline bool has_nul(const Path& path) { return path.native().find('\0') != std::string::npos; }
 
 }  // namespace detail
@@ -187,7 +190,9 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
       return ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     });
     if (fd < 0 && errno == ENOENT) detail::refuse(Code::io_open, path, "its folder does not exist");
-    if (fd < 0 && errno != EEXIST) detail::refuse_errno(Code::io_open, path, "open beside it", errno);
+    if (fd < 0 && errno != EEXIST)
+      detail::refuse_errno(detail::is_full(errno) ? Code::io_no_space : Code::io_open, path, "open beside it",
+                           errno);
   }
   if (fd < 0) detail::refuse(Code::io_open, path, "no free name beside it");
   detail::Descriptor file(fd);
@@ -196,8 +201,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
     if (done) return;
     const int why = errno;
     ::unlink(temporary.c_str());
-    const bool full = why == ENOSPC || why == EDQUOT || why == EFBIG;
-    detail::refuse_errno(full ? Code::io_no_space : Code::io_write, path, doing, why);
+    detail::refuse_errno(detail::is_full(why) ? Code::io_no_space : Code::io_write, path, doing, why);
   };
   for (const std::span<const char> part : parts)
     for (std::size_t written = 0; written < part.size();) {

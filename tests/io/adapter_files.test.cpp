@@ -6,6 +6,8 @@
 
 #include <moxie/io/torch_adapter.hpp>
 
+#include <cstring>
+
 using namespace moxie;
 using namespace moxie::io;
 using namespace moxie::test;

@@ -249,8 +249,8 @@ TEST_CASE("a config of large patterns keeps one of them at a time", "[io]") {
     return usage.ru_maxrss;  // KB
   };
   const auto load_it = [&] {
-    return load<float>(AdapterFiles{TensorFile::read(folder.path / "adapter_model.safetensors"), config.dump(),
-                                    "config"});
+    return load<float>(
+        AdapterFiles{TensorFile::read(folder.path / "adapter_model.safetensors"), config.dump(), "config"});
   };
   const auto before = peak();
   CHECK_NOTHROW(load_it());  // nobody asks for layers

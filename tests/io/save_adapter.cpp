@@ -48,8 +48,7 @@ std::string_view held_by(const io::Loaded<float>& loaded) {
   for (std::size_t which = 0; which < std::size(names); ++which) {
     const Sample sample(which);
     if (same_bits(loaded.set.theta(), sample.set.theta()) && loaded.info.kept.size() == 1 &&
-        loaded.info.kept[0].bytes == sample.info.kept[0].bytes &&
-        scale(loaded.set) == scale(sample.set))
+        loaded.info.kept[0].bytes == sample.info.kept[0].bytes && scale(loaded.set) == scale(sample.set))
       return names[which];
   }
   return "broken";

@@ -71,6 +71,32 @@ if can_trace; then
     done <<<"$calls"
   done
 
+  # A save that is stopped, and then the next one too: everything that the first leaves, and every call of the second.
+  declare -A seen=()
+  fresh old
+  enumerate "" dir new
+  first=$calls
+  while read -r call ordinal; do
+    fresh old
+    killed "$call" "$ordinal" dir new
+    find dir -name '*.[0-9]*-[0-9]*.tmp' -delete
+    left=$(cd dir && cksum *)
+    [ -z "${seen[$left]-}" ] || continue
+    seen[$left]=yes
+    held=$(state)
+    rm -rf left
+    cp -r dir left
+    enumerate "" dir third
+    while read -r next nth; do
+      rm -rf dir
+      cp -r left dir
+      killed "$next" "$nth" dir third
+      expect "$call $ordinal killed, and of the next save $next $nth" "$held" third
+      next_save "$call $ordinal killed, and of the next save $next $nth" '*.[0-9]*-[0-9]*.tmp'
+    done <<<"$(grep -v "^getpid " <<<"$calls")"
+  done <<<"$first"
+  [ ${#seen[@]} -ge 5 ] || fault "${#seen[@]} states that a killed save leaves, wanted 5"
+
   # A load, of a pair at rest and of one whose save was stopped before the config's turn.
   for rest in yes no; do
     fresh old

@@ -75,18 +75,17 @@ class LockedFolder {
   LockedFolder& operator=(const LockedFolder&) = delete;
   ~LockedFolder() {
     std::error_code error;
-    if (!keep_next) std::filesystem::remove(next, error);
+    if (wrote_next && !replaced_tensors) std::filesystem::remove(next, error);
     if (made_) std::filesystem::remove(path_, error);  // which only takes an empty one
   }
-  const Path next;         ///< the config that a save is about to put in place
-  bool keep_next = false;  ///< it is needed for the pair
+  const Path next;                ///< the config that a save is about to put in place
+  bool wrote_next = false;        ///< it is ours
+  bool replaced_tensors = false;  ///< and needed for the pair, until the config is replaced too
 
   /// An interrupted save may have left tensors whose config is only in `next`: that is put in place before
   /// another one is written there. By the text of the header alone, since the file may be damaged.
   void finish_interrupted() {
-    keep_next = true;
     if (const std::string text = interrupted(); !text.empty()) save_file(path_ / config_name, text);
-    keep_next = false;
   }
 
  private:
@@ -137,10 +136,10 @@ void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo& info = {
                               {std::string(detail::config_key), checksum_text(crc32c(written.config))}};
   detail::LockedFolder folder(dir);
   folder.finish_interrupted();
-  save_file(folder.next, written.config);
-  written.tensors.save(dir / tensors_name, &folder.keep_next);
+  save_file(folder.next, written.config, &folder.wrote_next);
+  written.tensors.save(dir / tensors_name, &folder.replaced_tensors);
   save_file(dir / config_name, written.config);
-  folder.keep_next = false;
+  folder.replaced_tensors = false;
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io

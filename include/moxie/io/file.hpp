@@ -225,8 +225,8 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
       (detail::uninterrupted([&] { return ::fsync(directory.get()); }) != 0 && errno != EINVAL))
     detail::refuse_errno(Code::io_write, path, "saved, but its folder could not be synced", errno);
 }
-inline void save_file(const Path& path, std::span<const char> bytes) {
-  save_file(path, std::span<const std::span<const char>>(&bytes, 1));
+inline void save_file(const Path& path, std::span<const char> bytes, bool* replaced = nullptr) {
+  save_file(path, std::span<const std::span<const char>>(&bytes, 1), replaced);
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io

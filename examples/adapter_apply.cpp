@@ -13,7 +13,7 @@ namespace io = moxie::io;
 
 struct Options {
   std::string dir, module, input, output;
-  bool in_double = false, torch_bin = false;
+  bool in_double = false, torch_bin = false, lenient = false;
   std::vector<Index> top_k;
 };
 
@@ -62,7 +62,9 @@ moxie::Matrix<S> read_x(const io::Path& path, Index in, const std::string& modul
 template <moxie::Scalar S>
 void apply(const Options& o) {
   // Weights in F64 are rounded without --double: its results are of float.
-  const auto loaded = io::load<S>(adapter_tool::read(o.dir, o.torch_bin), {.narrow = true, .top_k = o.top_k});
+  const auto loaded = io::load<S>(adapter_tool::read(o.dir, o.torch_bin, o.lenient),
+                                  {.lenient = o.lenient, .narrow = true, .top_k = o.top_k});
+  adapter_tool::warn(loaded.report);
   adapter_tool::expect_top_k(loaded, o.top_k);
   const moxie::Module module = find(loaded.set, o.module);
   const auto& entry = loaded.set.entry(module);
@@ -103,6 +105,7 @@ int main(int argc, char** argv) {
   app.add_option("--output", o.output, "safetensors file to write, replaced where it exists")->required();
   app.add_flag("--double", o.in_double, "compute and write F64 in place of F32");
   adapter_tool::add_top_k(app, o.top_k);
+  adapter_tool::add_lenient(app, o.lenient);
   app.add_flag("--torch-bin", o.torch_bin,
                "allow adapter_model.bin, where there is no adapter_model.safetensors; "
                "nothing of the pickle is run");

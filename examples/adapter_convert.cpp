@@ -12,6 +12,7 @@ namespace io = moxie::io;
 
 struct Options {
   std::string in, out, to;
+  bool lenient = false;
   std::vector<Index> top_k;
 };
 
@@ -36,8 +37,10 @@ io::Format format_of(const std::string& to, bool plain) {
 }
 
 void run(const Options& o) {
-  const io::AdapterFiles files = adapter_tool::read(o.in, true);
-  auto loaded = io::load<double>(files, {.top_k = o.top_k});  // double holds every number
+  const io::AdapterFiles files = adapter_tool::read(o.in, true, o.lenient);
+  auto loaded =
+      io::load<double>(files, {.lenient = o.lenient, .top_k = o.top_k});  // double holds every number
+  adapter_tool::warn(loaded.report);
   const io::Dtype dtype = widest(files.tensors.tensors(), loaded.info.kept);
   adapter_tool::expect_top_k(loaded, o.top_k);
   bool plain = true;
@@ -75,5 +78,6 @@ int main(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember({"peft", "mola", "loramoe", "moe-peft"}));
   adapter_tool::add_top_k(app, o.top_k);
+  adapter_tool::add_lenient(app, o.lenient);
   return adapter_tool::run(app, argc, argv, [&] { run(o); });
 }

@@ -16,6 +16,13 @@ std::string grouped(Index n) {
   for (Index at = std::ssize(digits) - 3; at > 0; at -= 3) digits.insert(static_cast<std::size_t>(at), ",");
   return digits;
 }
+std::string counted(Index n, const char* what) { return grouped(n) + " " + what + (n == 1 ? "" : "s"); }
+/// Text of others, without what would move the cursor.
+std::string printable(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return text;
+}
 /// Six significant digits, the same in every locale.
 std::string figure(double value) { return moxie::detail::text(value); }
 /// With four decimals where these show it.
@@ -38,10 +45,10 @@ void print(const Summary& s) {
   std::printf("%-11s %s\n", "kind", all_of_modules(s, &ModuleSummary::kind).c_str());
   std::printf("%-11s %s\n", "method", all_of_modules(s, &ModuleSummary::method).c_str());
   if (s.mixture()) std::printf("%-11s %s\n", "router", all_of_modules(s, &ModuleSummary::router).c_str());
-  std::printf("%-11s %s\n", "base model", s.base_model.empty() ? "not said" : s.base_model.c_str());
-  std::printf("%-11s %s modules, %s experts, %s parameters\n", "total",
-              grouped(std::ssize(s.modules)).c_str(), grouped(s.experts).c_str(),
-              grouped(s.parameters).c_str());
+  std::printf("%-11s %s\n", "base model",
+              s.base_model.empty() ? "not said" : printable(s.base_model).c_str());
+  std::printf("%-11s %s, %s, %s\n", "total", counted(std::ssize(s.modules), "module").c_str(),
+              counted(s.experts, "expert").c_str(), counted(s.parameters, "parameter").c_str());
   std::printf("%-11s %s: %s tensors, %s bytes\n\n", "file", s.file.c_str(), dtypes.c_str(),
               grouped(static_cast<Index>(s.bytes)).c_str());
 
@@ -65,6 +72,9 @@ void print(const Summary& s) {
     }
   }
   std::printf("%s", table.text().c_str());
+  std::printf(
+      "norm: Frobenius norm of an expert's update, its scale included; effective rank: exp of the entropy\n"
+      "of the update's singular values as shares of their sum\n");
   constexpr std::size_t most = 20;
   if (!s.warnings.empty()) std::printf("\n");
   for (std::size_t i = 0; i < std::min(most, s.warnings.size()); ++i)
@@ -116,7 +126,7 @@ std::string picture(const Summary& s) {
     if (std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(row);
     if (std::find(columns.begin(), columns.end(), p.column) == columns.end()) columns.push_back(p.column);
     by_last[p.column.substr(p.column.rfind('.') + 1)].insert(p.column);
-    double value = s.mixture() ? moxie::mean_difference(m.differences) : m.experts.front().update.norm;
+    double value = s.mixture() ? m.mean_difference : m.experts.front().update.norm;
     if (std::isfinite(value) && (!s.mixture() || m.experts.size() > 1)) values[{row, p.column}] = value;
   }
   // A transformer's projections in their usual order, then all others.
@@ -133,12 +143,20 @@ std::string picture(const Summary& s) {
   map.subtitle = s.mixture()
                      ? "mean over pairs of experts of the Frobenius norm of the difference of their updates"
                      : "Frobenius norm of the update";
-  if (values.size() < rows.size() * columns.size()) map.subtitle += "; 0: none there";
+  if (values.size() < rows.size() * columns.size()) map.subtitle += "; 0: none there, or no finite number";
   map.column.label = "projection";
   map.value.label = s.mixture() ? "mean difference" : "norm";
   moxie::plot::Panel panel;
-  panel.title = s.base_model.empty() ? all_of_modules(s, &ModuleSummary::method)
-                                     : all_of_modules(s, &ModuleSummary::method) + " of " + s.base_model;
+  constexpr std::size_t most_of_name = 60, most_cells = 20'000;
+  if (rows.size() * columns.size() > most_cells)
+    moxie::fail(moxie::Code::too_large, std::to_string(rows.size()) + " layers by " +
+                                            std::to_string(columns.size()) +
+                                            " projections are too many for a picture, wanted at most " +
+                                            std::to_string(most_cells) + " cells");
+  panel.title = all_of_modules(s, &ModuleSummary::method);
+  if (const std::string base = printable(s.base_model); !base.empty())
+    panel.title +=
+        " of " + (base.size() > most_of_name ? "..." + base.substr(base.size() - most_of_name) : base);
   for (const std::string& column : columns) {
     const std::string last = column.substr(column.rfind('.') + 1);
     panel.columns.push_back(by_last[last].size() == 1 ? last : column);
@@ -160,16 +178,26 @@ std::string picture(const Summary& s) {
   map.panels = {panel};
   map.panels_across = 1;
   map.low = 0;
+  if (high == 0) map.high = 1;  // of an adapter that changes nothing yet
   map.decimals = high >= 100 ? 0 : high >= 10 ? 1 : high >= 1 ? 2 : 3;
   return svg(map);
 }
 
-void inspect(const io::Path& path, bool json, const std::string& svg) {
+struct Options {
+  std::string path, svg;
+  bool json = false, lenient = false;
+  std::vector<Index> top_k;
+};
+
+void inspect(const Options& o) {
+  const io::Path path = o.path;
+  const bool json = o.json;
   std::error_code error;
-  const bool folder = std::filesystem::is_directory(path, error);
   std::optional<io::AdapterFiles> files;
-  if (folder) {
-    files = adapter_tool::read(path, true);
+  if (std::filesystem::is_directory(path, error)) {
+    files = adapter_tool::read(path, true, o.lenient);
+  } else if (path.filename() == io::tensors_name && is_there(path.parent_path() / io::config_name)) {
+    files = io::read_adapter(path.has_parent_path() ? path.parent_path() : ".", {.lenient = o.lenient});
   } else {
     // A file by itself; with the config beside it, an adapter.
     const bool bin = path.extension() == ".bin" || path.extension() == ".pt" || path.extension() == ".pth";
@@ -187,12 +215,12 @@ void inspect(const io::Path& path, bool json, const std::string& svg) {
   }
   Summary summary;
   try {
-    summary = summarise(*files, path.native());
+    summary = summarise(*files, path.native(), o.top_k, o.lenient);
   } catch (const moxie::Error&) {
     list(files->tensors, json);
     throw;
   }
-  if (!svg.empty()) io::save_file(svg, picture(summary));
+  if (!o.svg.empty()) io::save_file(o.svg, picture(summary));
   if (json)
     std::printf("%s\n",
                 to_json(summary).dump(2, ' ', true, nlohmann::json::error_handler_t::replace).c_str());
@@ -203,14 +231,15 @@ void inspect(const io::Path& path, bool json, const std::string& svg) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string path, svg;
-  bool json = false;
+  Options o;
   CLI::App app(
       "Shows what is in an adapter's folder, or in a tensor file with its adapter_config.json beside it.\n"
       "Of a file that is no adapter the tensors are listed, and the program ends with 2.");
-  app.add_option("path", path, "folder, or .safetensors or .bin file")->required();
-  app.add_flag("--json", json, "print JSON");
-  app.add_option("--svg", svg,
+  app.add_option("path", o.path, "folder, or .safetensors or .bin file")->required();
+  app.add_flag("--json", o.json, "print JSON");
+  app.add_option("--svg", o.svg,
                  "draw layers by projections: how far experts differ, or how much modules change");
-  return adapter_tool::run(app, argc, argv, [&] { inspect(path, json, svg); });
+  adapter_tool::add_top_k(app, o.top_k);
+  adapter_tool::add_lenient(app, o.lenient);
+  return adapter_tool::run(app, argc, argv, [&] { inspect(o); });
 }

@@ -183,8 +183,9 @@ void run(Options o) {
     std::printf("%.1f s of training, %.0f tokens/s; ", f.seconds, rate);
   else
     std::printf("evaluated %s; ", o.load.c_str());
-  std::printf("wrote %s%sresults.json to %s\n", !f.losses.empty() ? "loss.svg, " : "",
-              o.routed() ? "routing.svg, " : "", o.out.c_str());
+  std::printf("wrote %s%sresults.json to %s%s%s\n", !f.losses.empty() ? "loss.svg, " : "",
+              o.routed() ? "routing.svg, " : "", o.out.c_str(), o.save.empty() ? "" : ", the adapter to ",
+              o.save.c_str());
 }
 
 }  // namespace finetune

@@ -25,7 +25,7 @@ struct ModuleSummary {
   Index in = 0, out = 0, parameters = 0, top_k = 0;
   std::set<std::string> dtypes;
   std::vector<ExpertSummary> experts;
-  moxie::Matrix<double> differences;  ///< [E, E], of the experts' updates
+  double mean_difference = 0;  ///< of the experts' updates; NaN where it was not taken
 };
 
 struct Summary {
@@ -39,11 +39,20 @@ struct Summary {
   bool mixture() const { return experts > std::ssize(modules); }
 };
 
+/// The table of pairs of more experts than this is not made: nobody has them, and a file may say so.
+inline constexpr Index most_compared = 2048;
+
+template <class Bank, class T>
+double mean_difference(const Bank& bank, std::span<const T> theta) {
+  return bank.experts() <= most_compared ? moxie::mean_difference(moxie::expert_differences(bank, theta))
+                                         : std::numeric_limits<double>::quiet_NaN();
+}
+
 template <class T>
 void describe(const moxie::LoraBank<T>& bank, std::span<const T> theta, ModuleSummary& m, Summary& all) {
   const auto& c = bank.config();
   m.kind = "LoRA";
-  m.differences = moxie::expert_differences(bank, theta);
+  m.mean_difference = mean_difference(bank, theta);
   const auto sizes = moxie::update_sizes(bank, theta);
   for (Index e = 0; e < bank.experts(); ++e) {
     const double scale = static_cast<double>(bank.scale(e)), rank = static_cast<double>(bank.rank(e));
@@ -68,7 +77,7 @@ void describe(const moxie::HydraBank<T>& bank, std::span<const T> theta, ModuleS
 template <class T>
 void describe(const moxie::Ia3Bank<T>& bank, std::span<const T> theta, ModuleSummary& m, Summary& all) {
   m.kind = "IA3";
-  m.differences = moxie::expert_differences(bank, theta);
+  m.mean_difference = mean_difference(bank, theta);
   for (const moxie::UpdateSize& size : moxie::update_sizes(bank, theta)) {
     if (size.norm == 0)
       all.warnings.push_back(
@@ -109,8 +118,11 @@ inline const std::string* owner(const std::set<std::string>& modules, io::Format
   return nullptr;
 }
 
-inline Summary summarise(const io::AdapterFiles& files, const std::string& path) {
-  const auto loaded = io::load<S>(files, {.allow_non_finite = true});
+inline Summary summarise(const io::AdapterFiles& files, const std::string& path,
+                         const std::vector<Index>& top_k, bool lenient) {
+  const auto loaded = io::load<S>(files, {.lenient = lenient, .allow_non_finite = true, .top_k = top_k});
+  warn(loaded.report);
+  expect_top_k(loaded, top_k);
   Summary all;
   all.path = path;
   all.file = files.tensors.path().filename().string();
@@ -190,7 +202,7 @@ inline nlohmann::ordered_json to_json(const Summary& s) {
       expert["effective_rank"] = e.update.effective_rank;
       one["experts"].push_back(std::move(expert));
     }
-    if (m.experts.size() > 1) one["mean_difference"] = moxie::mean_difference(m.differences);
+    if (m.experts.size() > 1) one["mean_difference"] = m.mean_difference;
     json["modules"].push_back(std::move(one));
   }
   json["warnings"] = s.warnings;

@@ -52,9 +52,21 @@ inline bool is_there(const io::Path& path) {
 }
 
 /// The files of a folder; adapter_model.bin where that is allowed and there is no adapter_model.safetensors.
-inline io::AdapterFiles read(const io::Path& dir, bool torch_bin) {
+inline io::AdapterFiles read(const io::Path& dir, bool torch_bin, bool lenient) {
   const bool bin = torch_bin && !is_there(dir / io::tensors_name) && is_there(dir / io::torch_tensors_name);
-  return bin ? io::read_torch_adapter(dir) : io::read_adapter(dir);
+  return bin ? io::read_torch_adapter(dir) : io::read_adapter(dir, {.lenient = lenient});
+}
+
+/// --lenient, and what it let pass as warnings on stderr.
+inline void add_lenient(CLI::App& app, bool& lenient) {
+  app.add_flag("--lenient", lenient,
+               "leave modules out that are not whole, with a warning for each fault, in place of an error");
+}
+inline void warn(const io::Report& report) {
+  for (const auto* faults : {&report.mismatched, &report.missing, &report.unexpected})
+    for (const io::Report::Fault& fault : *faults)
+      std::fprintf(stderr, "warning: %s: %s %s\n", std::string(moxie::name(fault.code)).c_str(),
+                   io::detail::shown(fault.name).c_str(), fault.what.c_str());
 }
 
 /// --top-k, for formats whose files do not say it.

@@ -467,6 +467,68 @@ TEST_CASE("adapter_inspect warns of experts that change nothing and of NaN", "[t
   CHECK(run(inspect, {folder.path / "ia3", "--svg", folder.path / "ia3.svg"}).status == 0);
 }
 
+TEST_CASE("adapter_inspect bounds what a file may ask of it", "[tools]") {
+  const TemporaryFolder folder;
+  // 3,000 experts would be 72 MB of pairs for each module.
+  Disk many;
+  many.config = common("MOV", {"k"});
+  many.config["num_experts"] = 3000;
+  many.add(prefix + "k.ia3_l", {3000, 1});
+  many.add(prefix + "k.router.weight", {3000, 1});
+  many.write(folder.path / "many");
+  const json j = inspected(folder.path / "many");
+  CHECK(j["modules"][0]["experts"].size() == 3000);
+  CHECK(j["modules"][0]["mean_difference"].is_null());
+  // 200 modules that have neither layer nor projection in common are 40,000 cells.
+  Disk wide;
+  wide.config = common("LORA", json::array());
+  wide.config["r"] = wide.config["lora_alpha"] = 1;
+  for (int m = 0; m < 200; ++m) {
+    const std::string name = "a." + std::to_string(m) + ".p" + std::to_string(m);
+    wide.config["target_modules"].push_back(name);
+    wide.add(prefix + name + ".lora_A.weight", {1, 1});
+    wide.add(prefix + name + ".lora_B.weight", {1, 1});
+  }
+  wide.config["base_model_name_or_path"] = "a\x1b[2Jbase";
+  wide.write(folder.path / "wide");
+  check_error(run(inspect, {folder.path / "wide", "--svg", folder.path / "map.svg"}), "TooLarge",
+              {"200 layers by 200 projections"});
+  CHECK(!std::filesystem::exists(folder.path / "map.svg"));
+  const Ran ran = run(inspect, {folder.path / "wide"});
+  CHECK(ran.status == 0);
+  CHECK(ran.out.find('\x1b') == std::string::npos);
+  CHECK(ran.out.find("a?[2Jbase") != std::string::npos);
+}
+
+TEST_CASE("adapter_inspect takes a file of a folder with the folder's own check", "[tools]") {
+  const TemporaryFolder folder;
+  peft_lora().write(folder.path / "in");
+  REQUIRE(run(convert, {folder.path / "in", folder.path / "out", "--to", "peft"}).status == 0);
+  const Path tensors = folder.path / "out" / "adapter_model.safetensors";
+  CHECK(run(inspect, {tensors}).status == 0);
+  json config = json::parse(content(folder.path / "out" / "adapter_config.json"));
+  config["lora_alpha"] = 17;
+  std::ofstream(folder.path / "out" / "adapter_config.json") << config.dump(2);
+  for (const Path& path : {tensors, folder.path / "out"}) {
+    check_error(run(inspect, {path}), "PairMismatch");
+    CHECK(run(inspect, {path, "--lenient"}).status == 0);
+  }
+}
+
+TEST_CASE("--lenient leaves out what is not whole, with a warning", "[tools]") {
+  const TemporaryFolder folder;
+  Disk disk = peft_lora();
+  const std::string gone = disk.tensors.begin()->first;
+  disk.tensors.erase(gone);
+  disk.write(folder.path / "in");
+  check_error(run(inspect, {folder.path / "in"}), "MissingTensor");
+  check_error(run(convert, {folder.path / "in", folder.path / "out", "--to", "peft"}), "MissingTensor");
+  const Ran ran = run(convert, {folder.path / "in", folder.path / "out", "--to", "peft", "--lenient"});
+  CHECK(ran.status == 0);
+  CHECK(ran.err.starts_with("warning: MissingTensor: "));
+  CHECK(run(inspect, {folder.path / "out"}).status == 0);
+}
+
 TEST_CASE("adapter_inspect lists the tensors of what is no adapter, and refuses it", "[tools]") {
   const TemporaryFolder folder;
   Disk disk;

@@ -515,7 +515,7 @@ TEST_CASE("adapter_inspect takes a file of a folder with the folder's own check"
   }
 }
 
-TEST_CASE("--lenient leaves out what is not whole, with a warning", "[tools]") {
+TEST_CASE("option --lenient leaves out what is not whole, with a warning", "[tools]") {
   const TemporaryFolder folder;
   Disk disk = peft_lora();
   const std::string gone = disk.tensors.begin()->first;

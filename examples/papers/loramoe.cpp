@@ -13,12 +13,8 @@ using languages::Role;
 
 constexpr Index experts = 8;  // two groups of four: the first the new languages', the second English's
 
-struct Method {
-  std::string title;
-  Setting setting;  ///< the learning rate is where its search starts
-};
-
-/// The methods, without replay and with English in a quarter of the rows.
+/// The methods, without replay and with English in a quarter of the rows. The learning rates are where the
+/// search for them starts.
 std::vector<Method> methods(const Command& command) {
   const Setting loramoe{.method = "loramoe", .experts = {experts}, .rank = 4, .learning_rate = 1e-2};
   Setting balanced = loramoe;
@@ -249,10 +245,9 @@ class Report {
 
  private:
   const Method& named(const std::string& title) const {
-    for (const auto* list : {&methods_, &sweep_})
-      for (const Method& method : *list)
-        if (method.title == title) return method;
-    throw std::logic_error("no method " + title);
+    const bool swept = std::any_of(sweep_.begin(), sweep_.end(),
+                                   [&](const Method& method) { return method.title == title; });
+    return papers::named(swept ? sweep_ : methods_, title);
   }
   Figures figure(const Method& method, const std::function<double(const Json&)>& f) const {
     return figures(runs_, method.setting, command_, f);
@@ -465,11 +460,10 @@ void study(const Command& command) {
       slower.back().setting.learning_rate *= factor;
     }
   const std::vector<Method> balances = sweep(all.back().setting);
-  std::vector<Setting> wanted;
-  for (const auto* list : {&std::as_const(all), &std::as_const(slower), &balances})
-    for (const Method& method : *list)
-      for (const Setting& setting : flat(repeated(method.setting, command))) wanted.push_back(setting);
-  runs.run(wanted);
+  std::vector<Method> measured = all;
+  measured.insert(measured.end(), slower.begin(), slower.end());
+  measured.insert(measured.end(), balances.begin(), balances.end());
+  runs.run(repeated(measured, command));
   runs.tidy();
   Report(host, command, runs, all, slower, balances).write();
 }

@@ -16,11 +16,6 @@ using languages::Role;
 
 constexpr Index layers = 8;
 
-struct Method {
-  std::string title;
-  Setting setting;
-};
-
 /// The paper's shapes and one more, two layers a group, 40 experts each.
 const std::vector<std::pair<std::string, std::vector<Index>>>& shapes() {
   static const std::vector<std::pair<std::string, std::vector<Index>>> all = {
@@ -205,17 +200,13 @@ class Study {
 
  private:
   void measure_all() {
-    std::vector<Setting> wanted;
-    for (const auto& list : methods_)
-      for (const Method& method : list)
-        for (const Setting& setting : flat(repeated(method.setting, command_))) wanted.push_back(setting);
-    runs_.run(wanted);
+    std::vector<Method> all;
+    for (const auto& list : methods_) all.insert(all.end(), list.begin(), list.end());
+    runs_.run(repeated(all, command_));
   }
 
   const Method& method(std::size_t round, const std::string& title) const {
-    for (const Method& method : methods_[round])
-      if (method.title == title) return method;
-    throw std::logic_error("no method " + title);
+    return named(methods_[round], title);
   }
   Figures downstream(std::size_t round, const std::string& title) const {
     return figures(runs_, method(round, title).setting, command_,

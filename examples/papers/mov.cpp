@@ -12,11 +12,7 @@
 namespace papers {
 namespace {
 
-struct Method {
-  std::string title;
-  Setting setting;  ///< the learning rate is where its search starts
-};
-
+/// The learning rates are where the search for them starts.
 std::vector<Method> methods(const Command& command) {
   const Index steps = command.steps(200);
   std::vector<Method> all = {{"full fine-tuning", {.method = "full", .learning_rate = 3e-3}},
@@ -134,11 +130,7 @@ class Report {
   }
 
  private:
-  const Method& named(const std::string& title) const {
-    for (const Method& method : methods_)
-      if (method.title == title) return method;
-    throw std::logic_error("no method " + title);
-  }
+  const Method& named(const std::string& title) const { return papers::named(methods_, title); }
   std::function<double(const Json&)> of_role(languages::Role role) const {
     return mean_loss(host_, host_.of_role(role));
   }
@@ -453,10 +445,7 @@ void study(const Command& command) {
   settings = runs.tuned(std::move(settings), tables, !command.quick);
   for (std::size_t i = 0; i < all.size(); ++i) all[i].setting = settings[i];
   all.insert(all.begin(), {"frozen base", {.method = "full"}});
-  std::vector<Setting> wanted;
-  for (const Method& method : all)
-    for (const Setting& setting : flat(repeated(method.setting, command))) wanted.push_back(setting);
-  runs.run(wanted);
+  runs.run(repeated(all, command));
   runs.tidy();
   Report(host, command, runs, all).write();
 }

@@ -65,6 +65,19 @@ std::vector<Setting> flat(const std::vector<std::vector<Setting>>& settings) {
   return all;
 }
 
+const Method& named(const std::vector<Method>& methods, const std::string& title) {
+  for (const Method& method : methods)
+    if (method.title == title) return method;
+  throw std::logic_error("no method " + title);
+}
+
+std::vector<Setting> repeated(const std::vector<Method>& methods, const Command& command) {
+  std::vector<Setting> all;
+  for (const Method& method : methods)
+    for (const Setting& setting : flat(repeated(method.setting, command))) all.push_back(setting);
+  return all;
+}
+
 Figures figures(const Runs& runs, const Setting& setting, const Command& command,
                 const std::function<double(const Json&)>& figure) {
   Figures all;

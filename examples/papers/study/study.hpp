@@ -38,6 +38,16 @@ std::vector<std::vector<Setting>> repeated(const Setting& setting, const Command
 /// All of them in a row.
 std::vector<Setting> flat(const std::vector<std::vector<Setting>>& settings);
 
+/// A line of a study's tables.
+struct Method {
+  std::string title;
+  Setting setting;
+};
+/// Throws std::logic_error where there is none of that title.
+const Method& named(const std::vector<Method>& methods, const std::string& title);
+/// Those of all methods for each base and seed.
+std::vector<Setting> repeated(const std::vector<Method>& methods, const Command& command);
+
 /// A figure of each run of a setting, [base][seed].
 using Figures = std::vector<std::vector<double>>;
 Figures figures(const Runs& runs, const Setting& setting, const Command& command,

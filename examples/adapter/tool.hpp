@@ -46,10 +46,7 @@ int run(CLI::App& app, int argc, const char* const* argv, F&& body) {
   }
 }
 
-inline bool is_there(const io::Path& path) {
-  std::error_code error;
-  return std::filesystem::exists(path, error);
-}
+using io::detail::is_there;
 
 /// The files of a folder; adapter_model.bin where that is allowed and there is no adapter_model.safetensors.
 inline io::AdapterFiles read(const io::Path& dir, bool torch_bin, bool lenient) {

@@ -446,12 +446,9 @@ void study(const Command& command) {
   const Host host(command.bases, command.quick);
   Runs runs = open_runs(command, [&](const Setting& setting) { return measure(host, setting); });
   std::vector<Method> all = methods(command);
-  std::vector<Setting> settings;
-  for (const Method& method : all) settings.push_back(method.setting);
-  const auto repetitions = static_cast<std::size_t>(command.base_count() * command.seeds());
-  settings =
-      runs.tuned(std::move(settings), (3 * all.size() + sweep({}).size()) * repetitions, !command.quick);
-  for (std::size_t i = 0; i < all.size(); ++i) all[i].setting = settings[i];
+  const std::size_t later =
+      (3 * all.size() + sweep({}).size()) * static_cast<std::size_t>(command.base_count() * command.seeds());
+  all = tuned(runs, std::move(all), later, command);
 
   std::vector<Method> slower;
   for (const double factor : {0.25, 0.0625})

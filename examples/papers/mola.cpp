@@ -162,22 +162,21 @@ class Study {
     // MoLA's learning rate is the rectangle's for all shapes.
     std::vector<Method> kinds = others();
     kinds.push_back({rectangle, mola({5})});
-    std::vector<Setting> starts;
+    std::vector<Method> best;  // [round][kind]
     for (const Round& round : rounds_)
-      for (const Method& kind : kinds) starts.push_back(in_round(kind.setting, round));
+      for (const Method& kind : kinds) best.push_back({kind.title, in_round(kind.setting, round)});
     const std::size_t later = (2 * (5 * 2 + 4 + 1) + 6) * repetitions;
-    const std::vector<Setting> tuned = runs_.tuned(starts, later, !command_.quick);
+    best = tuned(runs_, std::move(best), later, command_);
     for (std::size_t r = 0; r < rounds_.size(); ++r) {
       std::vector<Method>& list = methods_.emplace_back();
-      const Setting& of_mola = tuned[(r + 1) * kinds.size() - 1];
+      const Setting& of_mola = best[(r + 1) * kinds.size() - 1].setting;
       for (const double balance : {0.0, 0.01})
         for (const auto& [title, experts] : shapes()) {
           list.push_back({title + (balance > 0 ? ", balance" : ""), of_mola});
           list.back().setting.experts = experts;
           list.back().setting.balance = balance;
         }
-      for (std::size_t k = 0; k + 1 < kinds.size(); ++k)
-        list.push_back({kinds[k].title, tuned[r * kinds.size() + k]});
+      for (std::size_t k = 0; k + 1 < kinds.size(); ++k) list.push_back(best[r * kinds.size() + k]);
     }
     measure_all();
     // What nobody has shown: an allocation from the differences, and learning rates by layer.

@@ -438,12 +438,9 @@ void study(const Command& command) {
   const Host host(command.bases, command.quick);
   Runs runs = open_runs(command, [&](const Setting& setting) { return measure(host, setting); });
   std::vector<Method> all = methods(command);
-  std::vector<Setting> settings;
-  for (const Method& method : all) settings.push_back(method.setting);
   const std::size_t tables =
       (all.size() + 1) * static_cast<std::size_t>(command.base_count() * command.seeds());
-  settings = runs.tuned(std::move(settings), tables, !command.quick);
-  for (std::size_t i = 0; i < all.size(); ++i) all[i].setting = settings[i];
+  all = tuned(runs, std::move(all), tables, command);
   all.insert(all.begin(), {"frozen base", {.method = "full"}});
   runs.run(repeated(all, command));
   runs.tidy();

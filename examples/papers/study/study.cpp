@@ -65,6 +65,14 @@ std::vector<Setting> flat(const std::vector<std::vector<Setting>>& settings) {
   return all;
 }
 
+std::vector<Method> tuned(Runs& runs, std::vector<Method> methods, std::size_t more, const Command& command) {
+  std::vector<Setting> settings;
+  for (const Method& method : methods) settings.push_back(method.setting);
+  settings = runs.tuned(std::move(settings), more, !command.quick);
+  for (std::size_t i = 0; i < methods.size(); ++i) methods[i].setting = settings[i];
+  return methods;
+}
+
 const Method& named(const std::vector<Method>& methods, const std::string& title) {
   for (const Method& method : methods)
     if (method.title == title) return method;

@@ -43,6 +43,8 @@ struct Method {
   std::string title;
   Setting setting;
 };
+/// Each at the learning rate that is best for it, searched from its own (Runs::tuned).
+std::vector<Method> tuned(Runs& runs, std::vector<Method> methods, std::size_t more, const Command& command);
 /// Throws std::logic_error where there is none of that title.
 const Method& named(const std::vector<Method>& methods, const std::string& title);
 /// Those of all methods for each base and seed.

@@ -45,8 +45,7 @@ inline bool moe_peft_knows(std::string_view module) {
   constexpr std::string_view known[] = {
       "q_proj", "k_proj", "v_proj", "o_proj",   "gate_proj",    "down_proj",     "up_proj",
       "dense",  "fc1",    "fc2",    "qkv_proj", "gate_up_proj", "dense_h_to_4h", "dense_4h_to_h"};
-  return std::find(std::begin(known), std::end(known), module.substr(module.rfind('.') + 1)) !=
-         std::end(known);
+  return std::find(std::begin(known), std::end(known), projection_of(module)) != std::end(known);
 }
 
 /// The first thing that a format has no words for; nothing where it holds the whole set. `parameters`: the

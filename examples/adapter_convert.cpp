@@ -29,11 +29,12 @@ io::Dtype widest(const std::vector<io::TensorInfo>& tensors, const std::vector<i
   return all.value_or(io::Dtype::f32);
 }
 
-io::Format format_of(const std::string& to, bool plain) {
-  if (to == "peft") return io::Format::peft;
-  if (to == "mola") return io::Format::mola;
-  if (to == "loramoe") return io::Format::loramoe;
-  return plain ? io::Format::peft : io::Format::moe_peft;  // MoE-PEFT writes plain LoRA as PEFT does
+std::map<std::string, io::Format> formats() {
+  std::map<std::string, io::Format> all;
+  for (const io::Format format : {io::Format::peft, io::Format::mixture, io::Format::mola,
+                                  io::Format::loramoe, io::Format::hydralora, io::Format::moe_peft})
+    all[std::string(io::name(format))] = format;
+  return all;
 }
 
 void run(const Options& o) {
@@ -43,20 +44,7 @@ void run(const Options& o) {
   adapter_tool::warn(loaded.report);
   const io::Dtype dtype = widest(files.tensors.tensors(), loaded.info.kept);
   adapter_tool::expect_top_k(loaded, o.top_k);
-  bool plain = true;
-  for (const auto& entry : loaded.set.entries())
-    plain = plain && std::holds_alternative<moxie::Lora<double>>(entry.adapter);
-  const io::Format from = loaded.info.format.value(), to = format_of(o.to, plain);
-  // MoE-PEFT reads of PEFT's config only what its own formats have too.
-  if (plain && o.to == "moe-peft") {
-    io::detail::expect_held(io::Format::moe_peft, loaded.set);
-    io::detail::set_projections(loaded.info.config, io::detail::names_of(loaded.set));
-    if (!loaded.info.kept.empty())
-      moxie::fail(moxie::Code::unsupported_option, "MoE-PEFT cannot hold " +
-                                                       io::detail::shown(loaded.info.kept.front().name) +
-                                                       ", which is kept beside the adapter");
-  }
-
+  const io::Format from = loaded.info.format.value(), to = formats().at(o.to);
   io::save(loaded.set, o.out, loaded.info, {.format = to, .dtype = dtype});
   std::printf("%s: %s to %s, %s modules, %zu tensors as %s\n", o.out.c_str(),
               std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
@@ -76,7 +64,7 @@ int main(int argc, char** argv) {
   app.add_option("out", o.out, "folder to write, made where it is missing")->required();
   app.add_option("--to", o.to, "format of the folder that is written")
       ->required()
-      ->check(CLI::IsMember({"peft", "mola", "loramoe", "moe-peft"}));
+      ->check(CLI::IsMember(formats()));
   adapter_tool::add_top_k(app, o.top_k);
   adapter_tool::add_lenient(app, o.lenient);
   return adapter_tool::run(app, argc, argv, [&] { run(o); });

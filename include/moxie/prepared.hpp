@@ -92,8 +92,8 @@ class Prepared {
       for (const S weight : theta)
         if (std::isfinite(weight) &&
             !std::isfinite(static_cast<float>(static_cast<W>(static_cast<float>(weight)))))
-          fail(Code::non_finite, detail::join({"weight ", detail::text(static_cast<double>(weight)),
-                                               ", wanted one in the range of its 16-bit storage"}));
+          fail(Code::non_finite, detail::join("weight ", static_cast<double>(weight),
+                                              ", wanted one in the range of its 16-bit storage"));
     Index size = 0;
     for (const kernels::MatrixShape& m : shapes_) size += size_of(m);
     packed_.resize(static_cast<std::size_t>(size));

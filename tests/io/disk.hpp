@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "support/catch.hpp"
 #include "support/folder.hpp"
 #include "support/random.hpp"
 #include "support/refusal.hpp"
@@ -190,6 +191,39 @@ inline void check_refused(const Disk& good, const std::vector<BadAdapter>& bad,
   }
   CHECK_NOTHROW(io::load_into(loaded.set, folder.path / "good", options));
   CHECK((bits(loaded.set) != before));
+}
+
+template <class S>
+io::Loaded<S> load_disk(const Disk& disk, const io::LoadOptions& options = {}) {
+  const TemporaryFolder folder;
+  disk.write(folder.path);
+  return io::load<S>(folder.path, options);
+}
+
+/// Saves, loads, compares to the bit, and saves again: the same bytes.
+template <class S>
+void check_round_trip(const io::Loaded<S>& loaded, const io::LoadOptions& options = {}) {
+  const TemporaryFolder folder;
+  io::save(loaded.set, folder.path, loaded.info);
+  const io::Loaded<S> again = io::load<S>(folder.path, options);
+  CHECK((bits(again.set) == bits(loaded.set)));
+  REQUIRE(again.set.modules() == loaded.set.modules());
+  for (std::size_t m = 0; m < loaded.set.entries().size(); ++m) {
+    const auto &a = loaded.set.entries()[m], &b = again.set.entries()[m];
+    CHECK((a.name == b.name && a.method == b.method && a.adapter.index() == b.adapter.index()));
+  }
+  CHECK(again.info.format == loaded.info.format);
+  REQUIRE(again.info.kept.size() == loaded.info.kept.size());
+  for (std::size_t k = 0; k < loaded.info.kept.size(); ++k) {
+    CHECK(again.info.kept[k].name == loaded.info.kept[k].name);
+    CHECK(again.info.kept[k].dtype == loaded.info.kept[k].dtype);
+    CHECK(again.info.kept[k].shape == loaded.info.kept[k].shape);
+    CHECK(again.info.kept[k].bytes == loaded.info.kept[k].bytes);
+  }
+  const TemporaryFolder second;
+  io::save(again.set, second.path, again.info);
+  for (const std::string_view file : {io::config_name, io::tensors_name})
+    CHECK((content(second.path / file) == content(folder.path / file)));
 }
 
 }  // namespace moxie::test

@@ -60,7 +60,7 @@ std::vector<double> weighed(const Three& three, const std::vector<double>& weigh
 
 TEST_CASE("adapters of different ranks and scales become experts, each with its own", "[io]") {
   const Three three;
-  const auto mean = load_experts<float>(three.paths, {.router = ExpertsRouter::uniform});
+  const auto mean = load_experts<float>(three.paths, {.router = RouterKind::uniform});
   CHECK(mean.set.modules() == 4);
   CHECK(mean.report.matched.size() == 24);
   CHECK(near(run_module(mean.set, q0, some_input(12)), weighed(three, {1.0 / 3, 1.0 / 3, 1.0 / 3})));
@@ -82,7 +82,7 @@ TEST_CASE("adapters of different ranks and scales become experts, each with its 
 
 TEST_CASE("a new router starts from its seed and weighs the experts", "[io]") {
   const Three three;
-  for (const ExpertsRouter router : {ExpertsRouter::soft, ExpertsRouter::top_k}) {
+  for (const RouterKind router : {RouterKind::soft, RouterKind::top_k}) {
     const auto loaded = load_experts<float>(three.paths, {.router = router, .top_k = 1, .seed = 5});
     const Module q = loaded.set.find(q0);
     const auto theta = loaded.set.theta(q);
@@ -92,7 +92,7 @@ TEST_CASE("a new router starts from its seed and weighs the experts", "[io]") {
         z[e] += static_cast<double>(theta[theta.size() - 36 + 12 * e + i]) * some_input(12)[i];
     CHECK((z[0] != z[1] && z[0] != 0));
     auto w = softmax(z);
-    if (router == ExpertsRouter::top_k) {
+    if (router == RouterKind::top_k) {
       const double most = std::max({w[0], w[1], w[2]});
       for (double& v : w) v = v == most;
     }
@@ -169,6 +169,6 @@ TEST_CASE("adapters that do not fit together are refused by the folder", "[io]")
       1, [](Disk& d) { d.config["r"] = 4; }, Code::rank_mismatch, "/b");
   refused([&] { load_experts<float>(std::vector<Path>{}); }, Code::config_range);
   const Three three;
-  refused([&] { load_experts<float>(three.paths, {.router = ExpertsRouter::top_k, .top_k = 4}); },
+  refused([&] { load_experts<float>(three.paths, {.router = RouterKind::top_k, .top_k = 4}); },
           Code::config_range);
 }

@@ -21,41 +21,9 @@ std::vector<double> wanted_delta(const Disk& disk, const std::string& module, do
   for (double& v : y) v *= scale;
   return y;
 }
-template <class S>
-Loaded<S> load_disk(const Disk& disk, const LoadOptions& options = {}) {
-  const TemporaryFolder folder;
-  disk.write(folder.path);
-  return load<S>(folder.path, options);
-}
 double scale_of(const AdapterSet<float>& set, const std::string& name) {
   return static_cast<double>(std::get<Lora<float>>(set.entry(set.find(name)).adapter).experts().scale(0));
 }
-/// Saves, loads, compares to the bit, and saves again: the same bytes.
-template <class S>
-void check_round_trip(const Loaded<S>& loaded, const LoadOptions& options = {}) {
-  const TemporaryFolder folder;
-  save(loaded.set, folder.path, loaded.info);
-  const Loaded<S> again = load<S>(folder.path, options);
-  CHECK((bits(again.set) == bits(loaded.set)));
-  REQUIRE(again.set.modules() == loaded.set.modules());
-  for (std::size_t m = 0; m < loaded.set.entries().size(); ++m) {
-    CHECK(again.set.entries()[m].name == loaded.set.entries()[m].name);
-    CHECK(again.set.entries()[m].method == loaded.set.entries()[m].method);
-  }
-  CHECK(again.info.format == loaded.info.format);
-  REQUIRE(again.info.kept.size() == loaded.info.kept.size());
-  for (std::size_t k = 0; k < loaded.info.kept.size(); ++k) {
-    CHECK(again.info.kept[k].name == loaded.info.kept[k].name);
-    CHECK(again.info.kept[k].dtype == loaded.info.kept[k].dtype);
-    CHECK(again.info.kept[k].shape == loaded.info.kept[k].shape);
-    CHECK(again.info.kept[k].bytes == loaded.info.kept[k].bytes);
-  }
-  const TemporaryFolder second;
-  save(again.set, second.path, again.info);
-  for (const std::string_view file : {config_name, tensors_name})
-    CHECK((content(second.path / file) == content(folder.path / file)));
-}
-
 }  // namespace
 
 TEST_CASE("a PEFT LoRA computes what PEFT computes", "[io]") {

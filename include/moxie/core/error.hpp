@@ -10,12 +10,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <initializer_list>
 #include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace moxie::inline MOXIE_ABI {
 
@@ -64,15 +64,21 @@ std::string text(T value) {
     return std::to_string(value);
   }
 }
-/// One text of several. (Chains of operator+ set off false alarms of GCC 12 in the program that includes us.)
-inline std::string join(std::initializer_list<std::string_view> parts) {
+/// One text of texts and numbers. (Chains of operator+ set off false alarms of GCC 12 in the program that
+/// includes us.)
+template <class... Parts>
+std::string join(const Parts&... parts) {
   std::string all;
-  for (const std::string_view part : parts) all.append(part);
+  const auto add = [&](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(part)>>)
+      all.append(text(part));
+    else
+      all.append(part);
+  };
+  (add(parts), ...);
   return all;
 }
-inline std::string shape_text(Index rows, Index cols) {
-  return join({"[", text(rows), ", ", text(cols), "]"});
-}
+inline std::string shape_text(Index rows, Index cols) { return join("[", rows, ", ", cols, "]"); }
 
 /// A view has memory, a sane stride, and the wanted shape; -1 accepts any size.
 template <class View>
@@ -80,31 +86,31 @@ void expect_shape(std::string_view argument, const View& view, Index rows, Index
   const bool fits = (rows < 0 || view.rows == rows) && (cols < 0 || view.cols == cols);
   if (!fits || view.rows < 0 || view.cols < 0) {
     const auto wanted = [](Index n) { return n < 0 ? std::string("any") : text(n); };
-    fail(Code::shape_mismatch, join({argument, " is ", shape_text(view.rows, view.cols), ", wanted [",
-                                     wanted(rows), ", ", wanted(cols), "]"}));
+    fail(Code::shape_mismatch, join(argument, " is ", shape_text(view.rows, view.cols), ", wanted [",
+                                    wanted(rows), ", ", wanted(cols), "]"));
   }
   if (view.empty()) return;
-  if (view.data == nullptr) fail(Code::null_pointer, join({argument, " has a shape but no memory"}));
+  if (view.data == nullptr) fail(Code::null_pointer, join(argument, " has a shape but no memory"));
   constexpr Index most = std::numeric_limits<Index>::max() / static_cast<Index>(sizeof(*view.data));
   if (view.rows > most / view.cols)
     fail(Code::too_large,
-         join({argument, " is ", shape_text(view.rows, view.cols), ", which does not fit in memory"}));
+         join(argument, " is ", shape_text(view.rows, view.cols), ", which does not fit in memory"));
   if (view.rows == 1) return;
   if (view.stride > most / view.rows)
-    fail(Code::bad_stride, join({argument, " has stride ", text(view.stride), ", wanted at most ",
-                                 text(most / view.rows), " for its ", text(view.rows), " rows"}));
+    fail(Code::bad_stride, join(argument, " has stride ", view.stride, ", wanted at most ", most / view.rows,
+                                " for its ", view.rows, " rows"));
   if (view.stride < view.cols)
-    fail(Code::bad_stride, join({argument, " has stride ", text(view.stride), ", wanted at least ",
-                                 text(view.cols), " (its columns)"}));
+    fail(Code::bad_stride,
+         join(argument, " has stride ", view.stride, ", wanted at least ", view.cols, " (its columns)"));
 }
 
 inline void expect_size(std::string_view argument, std::size_t got, Index wanted) {
   if (got != static_cast<std::size_t>(wanted))
-    fail(Code::shape_mismatch, join({argument, " has ", text(got), " numbers, wanted ", text(wanted)}));
+    fail(Code::shape_mismatch, join(argument, " has ", got, " numbers, wanted ", wanted));
 }
 
 inline void expect_range(bool inside, std::string_view setting, double got, std::string_view wanted) {
-  if (!inside) fail(Code::config_range, join({setting, " is ", text(got), ", wanted ", wanted}));
+  if (!inside) fail(Code::config_range, join(setting, " is ", got, ", wanted ", wanted));
 }
 
 /// True where a setting is a finite number in the scalar S too.
@@ -140,7 +146,7 @@ bool overlap(const A& a, const B& b) {
 template <class A, class B, class... More>
 void expect_apart(std::string_view a_name, const A& a, std::string_view b_name, const B& b,
                   const More&... more) {
-  if (overlap(a, b)) fail(Code::aliased, join({a_name, " overlaps ", b_name, ", wanted memory of its own"}));
+  if (overlap(a, b)) fail(Code::aliased, join(a_name, " overlaps ", b_name, ", wanted memory of its own"));
   if constexpr (sizeof...(more) > 0) expect_apart(a_name, a, more...);
 }
 

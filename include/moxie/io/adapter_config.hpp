@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <moxie/io/adapter_router.hpp>
 #include <moxie/io/module_rule.hpp>
-#include <moxie/presets.hpp>
 
 namespace moxie::inline MOXIE_ABI::io {
 
@@ -52,10 +52,8 @@ struct AdapterConfig {
   // Mixtures
   Index experts = 0;  ///< 0: the file's tensors say
   std::vector<Index> top_k = {};
-  bool loramoe_keys = false;  ///< lora_nums: LoRAMoE or HydraLoRA, which the tensors tell apart
-  std::string router = {};    ///< ours: "uniform", "soft", "top_k", "given"; MoE-PEFT: routing_strategy
-  double temperature = 1, jitter = 0, noise_scale = 1;
-  std::string weights = "renormalised", noise = "none";
+  bool loramoe_keys = false;   ///< lora_nums: LoRAMoE or HydraLoRA, which the tensors tell apart
+  RouterSettings router = {};  ///< ours, all but k; MoE-PEFT's kind, from routing_strategy
 };
 
 constexpr Index most_rank = 1 << 24, most_experts = 1 << 20;
@@ -116,42 +114,6 @@ inline void read_lora(ConfigReader& in, AdapterConfig& c) {
             "qalora_group_size", "runtime_config", "merge_weights"});
 }
 
-/// The keys of our own mixtures that PEFT has not (include/moxie/io/README.md).
-inline void read_router(ConfigReader& in, AdapterConfig& c) {
-  const auto one_of = [&](std::string_view key, std::initializer_list<std::string_view> words,
-                          std::string otherwise) {
-    const std::string got = in.text(key, std::move(otherwise));
-    std::string all;
-    for (const std::string_view word : words) {
-      if (word == got) return got;
-      all.append(all.empty() ? "" : ", ").append(word);
-    }
-    in.refuse(Code::config_range, key, moxie::detail::join({"is ", shown(got), ", wanted one of ", all}));
-  };
-  if (!c.vectors) c.mask_per_expert = in.boolean("lora_dropout_per_expert");
-  c.router = one_of("router_type", {"uniform", "soft", "top_k", "given"}, "soft");
-  c.temperature = in.number("router_temperature", std::numeric_limits<double>::min(), unbounded, 1);
-  c.jitter = in.number("router_jitter", 0, 1, 0);
-  c.weights = one_of("router_weights", {"renormalised", "masked", "softmax_of_chosen"}, "renormalised");
-  c.noise = one_of("router_noise", {"none", "fixed", "learned"}, "none");
-  c.noise_scale = in.number("router_noise_scale", std::numeric_limits<double>::min(), unbounded, 1);
-}
-
-/// Refuses settings that a router of this kind would pass over.
-inline void expect_router(const ConfigReader& in, const AdapterConfig& c) {
-  const bool top_k = c.router == "top_k", learned = top_k || c.router == "soft";
-  const auto expect = [&](bool holds, std::string_view key) {
-    if (!holds) in.refuse(Code::config_mismatch, key, "does nothing under router_type " + c.router);
-  };
-  expect(top_k || c.top_k.empty(), "top_k");
-  expect(top_k || c.weights == "renormalised", "router_weights");
-  expect(top_k || c.noise == "none", "router_noise");
-  expect(c.noise == "fixed" || c.noise_scale == 1, "router_noise_scale");
-  expect(learned || c.temperature == 1, "router_temperature");
-  expect(learned || c.jitter == 0, "router_jitter");
-  if (top_k && c.top_k.empty()) in.refuse(Code::missing_field, "top_k", "is missing");
-}
-
 /// Reads a config. Throws what reading JSON throws, ConfigType, ConfigRange, MissingField, AdapterKind,
 /// UnsupportedOption, NothingMatched; keys that nobody knows go to the report.
 inline AdapterConfig read_config(std::string_view text, const Path& path, Report& report) {
@@ -188,12 +150,11 @@ inline AdapterConfig read_config(std::string_view text, const Path& path, Report
                                        "CPT",
                                        "TRAINABLE_TOKENS"})
     if (c.peft_type == other)
-      in.refuse(Code::unsupported_option, "peft_type",
-                moxie::detail::join({"is ", other, ", a method that this library does not have"}));
+      in.refuse(Code::unsupported_option, "peft_type", "is ", other,
+                ", a method that this library does not have");
   if (!moe_peft && !ours && c.peft_type != "LORA" && c.peft_type != "IA3")
-    in.refuse(Code::adapter_kind, "peft_type",
-              moxie::detail::join(
-                  {"is ", shown(c.peft_type), ", wanted LORA, IA3, MOLA, LORAMOE, or our own MOLORA, MOV"}));
+    in.refuse(Code::adapter_kind, "peft_type", "is ", shown(c.peft_type),
+              ", wanted LORA, IA3, MOLA, LORAMOE, or our own MOLORA, MOV");
   c.vectors = c.peft_type == "IA3" || c.peft_type == "MOV";
   read_common(in, c);
   if (c.vectors) {
@@ -201,7 +162,6 @@ inline AdapterConfig read_config(std::string_view text, const Path& path, Report
   } else {
     read_lora(in, c);
   }
-  if (ours) read_router(in, c);
   const auto count = [&](std::string_view key) {
     const nlohmann::json* const value = in.find(key);
     return value == nullptr ? Index{0} : in.whole(key, *value, 1, most_experts);
@@ -210,6 +170,8 @@ inline AdapterConfig read_config(std::string_view text, const Path& path, Report
     if (const nlohmann::json* k = in.find("top_k")) c.top_k = in.wholes("top_k", *k, 1, most_experts);
     c.experts = count("num_experts");
   }
+  if (ours) c.router = RouterSettings::read(in, !c.top_k.empty());
+  if (ours && !c.vectors) c.mask_per_expert = in.boolean("lora_dropout_per_expert");
   if (c.peft_type == "LORA" || c.peft_type == "LORAMOE") {
     in.number("blc_alpha", 0, unbounded, 0);
     in.number("blc_weight", 0, unbounded, 0);
@@ -218,21 +180,21 @@ inline AdapterConfig read_config(std::string_view text, const Path& path, Report
     const Index nums = count("lora_nums");
     c.loramoe_keys = nums > 0;
     if (c.loramoe_keys && c.experts > 0 && nums != c.experts)
-      in.refuse(Code::expert_index, "lora_nums",
-                moxie::detail::join({"is ", moxie::detail::text(nums), ", but num_experts ",
-                                     moxie::detail::text(c.experts)}));
+      in.refuse(Code::expert_index, "lora_nums", "is ", nums, ", but num_experts ", c.experts);
     if (c.loramoe_keys) c.experts = nums;
     if (const nlohmann::json* route = in.find("routing_strategy"))
       in.refuse_value(Code::adapter_kind, "routing_strategy", *route, "none in a plain LoRA");
   }
   if (moe_peft) {
-    c.router = in.text("routing_strategy", c.peft_type == "MOLA" ? "mola" : "loramoe");
-    if ((c.router == "mola") != (c.peft_type == "MOLA") || (c.router != "mola" && c.router != "loramoe"))
-      in.refuse(Code::config_mismatch, "routing_strategy",
-                moxie::detail::join({"is ", shown(c.router), " with peft_type ", c.peft_type}));
+    const bool mola = c.peft_type == "MOLA";
+    const std::string strategy = in.text("routing_strategy", mola ? "mola" : "loramoe");
+    if (strategy != (mola ? "mola" : "loramoe"))
+      in.refuse(Code::config_mismatch, "routing_strategy", "is ", shown(strategy), " with peft_type ",
+                c.peft_type);
+    c.router.kind = mola ? RouterKind::top_k : RouterKind::soft;
     in.unsupported({"expert_lora", "top_p", "expert_capacity", "sparse_step"});
-    c.temperature = in.number("temperature", std::numeric_limits<double>::min(), unbounded, 1);
-    if (c.temperature != 1) in.refuse(Code::unsupported_option, "temperature", "is not 1");
+    if (in.number("temperature", std::numeric_limits<double>::min(), unbounded, 1) != 1)
+      in.refuse(Code::unsupported_option, "temperature", "is not 1");
     in.known({"act_fn"});
     in.number("router_aux_loss_coef", 0, unbounded, 0);
     in.number("router_init_range", 0, unbounded, 0);
@@ -240,7 +202,6 @@ inline AdapterConfig read_config(std::string_view text, const Path& path, Report
     in.number("router_z_loss_coef", 0, unbounded, 0);
     in.boolean("router_loss");
   }
-  if (ours) expect_router(in, c);
   in.finish(report);
   return c;
 }

@@ -7,25 +7,17 @@
 /// What a set is made of, in the words of a config.
 namespace moxie::inline MOXIE_ABI::io::detail {
 
-/// What the config says of one module, whatever its kind.
+/// What a config says of one module, whatever its kind, and the widths that tensors say.
 struct Described {
-  bool vectors = false;
-  Index experts = 1, heads = 1;
-  std::string router = "uniform";
-  std::vector<Index> rank = {};  ///< one, or one per expert
+  bool vectors = false;   ///< IA3 and MoV
+  bool shared_a = false;  ///< HydraLoRA
+  Index in = 0, out = 0, experts = 1, heads = 1;
+  std::vector<Index> rank = {};    ///< one per expert
+  std::vector<double> alpha = {};  ///< one per expert
+  std::vector<double> scale = {};  ///< one per expert, as computed with
   bool rslora = false, bias = false, mask_per_expert = false;
-  bool shared_a = false;
-  std::vector<double> alpha = {};  ///< one, or one per expert
   double dropout = 0;
-  Index top_k = 0;
-  double temperature = 1, jitter = 0, noise_scale = 1;
-  std::string weights = "renormalised", noise = "none";
-  bool frozen = false;  ///< with a frozen router, or one whose k grows
-
-  bool same_router(const Described& o) const {
-    return router == o.router && temperature == o.temperature && jitter == o.jitter &&
-           noise_scale == o.noise_scale && weights == o.weights && noise == o.noise;
-  }
+  RouterSettings router = {};
 };
 
 /// The alpha whose quotient by the rank is the scale to the bit; of scales that are no such quotient in S the
@@ -47,71 +39,46 @@ double alpha_of(S scale, Index rank) {
 template <class S>
 void describe(const LoraBank<S>& bank, Described& d) {
   const LoraConfig& c = bank.config();
-  d.experts = c.experts;
   d.bias = c.bias;
   d.dropout = c.dropout;
   d.mask_per_expert = c.mask == DropoutMask::per_expert && c.experts > 1 && c.dropout > 0;
   d.rslora = c.scaling == LoraScaling::alpha_over_sqrt_rank;
   for (Index e = 0; e < c.experts; ++e) {
     d.rank.push_back(bank.rank(e));
+    d.scale.push_back(static_cast<double>(bank.scale(e)));
     d.alpha.push_back(c.scaling == LoraScaling::fixed ? alpha_of(bank.scale(e), bank.rank(e)) : c.alpha);
   }
 }
 template <class S>
 void describe(const HydraBank<S>& bank, Described& d) {
   const auto& c = bank.config();
-  d.experts = c.experts;
+  d.shared_a = true;
   d.dropout = c.dropout;
   d.rslora = c.scaling == LoraScaling::alpha_over_sqrt_rank;
-  d.shared_a = true;
-  d.rank = {c.rank};
-  d.alpha = {c.alpha};
+  d.rank.assign(static_cast<std::size_t>(c.experts), c.rank);
+  d.scale.assign(d.rank.size(), static_cast<double>(bank.scale()));
+  d.alpha.assign(d.rank.size(), c.alpha);
 }
 template <class S>
 void describe(const Ia3Bank<S>& bank, Described& d) {
   d.vectors = true;
-  d.experts = bank.experts();
-  d.heads = bank.config().heads;
+  d.heads = bank.experts() > 1 ? bank.config().heads : 1;
 }
-template <class S>
-void describe(const UniformRouter<S>&, Described&) {}
-template <class S>
-void describe(const GivenRouter<S>&, Described& d) {
-  d.router = "given";
+template <class Bank, class Router>
+Described describe(const MoeAdapter<Bank, Router>& adapter) {
+  Described d{.in = adapter.in(), .out = adapter.out(), .experts = adapter.experts().experts()};
+  d.router = settings_of(adapter.router());
+  describe(adapter.experts(), d);
+  return d;
 }
-template <class S>
-void describe(const SoftRouter<S>& router, Described& d) {
-  d.router = "soft";
-  d.temperature = router.config().temperature;
-  d.jitter = router.config().jitter;
-}
-template <class S>
-void describe(const TopKRouter<S>& router, Described& d) {
-  const auto& c = router.config();
-  d.router = "top_k";
-  d.top_k = c.k;
-  d.temperature = c.temperature;
-  d.jitter = c.jitter;
-  constexpr std::string_view weights[] = {"renormalised", "masked", "softmax_of_chosen"},
-                             noise[] = {"none", "fixed", "learned"};
-  d.weights = weights[static_cast<std::size_t>(c.weights)];
-  d.noise = noise[static_cast<std::size_t>(c.noise)];
-  d.noise_scale = c.noise_scale;
-  d.frozen = c.frozen || c.k_steps > 0;
+template <Scalar S>
+Described describe(const AnyAdapter<S>& adapter) {
+  return std::visit([](const auto& a) { return describe(a); }, adapter);
 }
 template <Scalar S>
 std::vector<Described> describe(const AdapterSet<S>& set) {
   std::vector<Described> all;
-  for (const auto& entry : set.entries()) {
-    Described d;
-    std::visit(
-        [&](const auto& a) {
-          describe(a.experts(), d);
-          describe(a.router(), d);
-        },
-        entry.adapter);
-    all.push_back(std::move(d));
-  }
+  for (const auto& entry : set.entries()) all.push_back(describe<S>(entry.adapter));
   return all;
 }
 

@@ -5,17 +5,9 @@
 
 namespace moxie::inline MOXIE_ABI::io {
 
-/// What weighs plain adapters that become the experts of one bank.
-enum class ExpertsRouter {
-  given,    ///< gates from outside, call by call
-  uniform,  ///< 1 / E each: the mean of the adapters
-  soft,     ///< a new router that weighs all
-  top_k,    ///< a new router that chooses
-};
-
 struct ExpertsOptions {
-  ExpertsRouter router = ExpertsRouter::given;
-  Index top_k = 2;
+  RouterKind router = RouterKind::given;
+  Index top_k = 2;         ///< of a router that chooses
   double dropout = 0;      ///< of the bank; the adapters' own may differ
   std::uint64_t seed = 0;  ///< of a new router
 };
@@ -38,9 +30,8 @@ std::pair<LoraBank<S>, std::vector<S>> stack(const std::vector<Loaded<S>>& adapt
     const LoraBank<S>& bank = plain->experts();
     const auto expect = [&](Code code, std::string_view what, Index got, Index wanted) {
       if (got != wanted)
-        refuse(code, folders[e],
-               moxie::detail::join({"module ", shown(module), " has ", what, " ", moxie::detail::text(got),
-                                    ", wanted ", moxie::detail::text(wanted), ", the first adapter's"}));
+        refuse(code, folders[e], "module ", shown(module), " has ", what, " ", got, ", wanted ", wanted,
+               ", the first adapter's");
     };
     if (e > 0) {
       expect(Code::shape_mismatch, "in", bank.in(), config.in);
@@ -91,21 +82,10 @@ Loaded<S> load_experts(std::span<const Path> folders, const ExpertsOptions& expe
       detail::refuse(Code::unsupported_option, folder,
                      "keeps " + detail::shown(adapter.info.kept.front().name) + " beside its adapter");
     if (base(adapter) != base(adapters.front()))
-      detail::refuse(
-          Code::config_mismatch, folder,
-          moxie::detail::join({"is over the base ", detail::shown(base(adapter).dump(-1, ' ', true)),
-                               ", wanted ", detail::shown(base(adapters.front()).dump(-1, ' ', true)),
-                               ", the first adapter's"}));
-    Report& report = adapter.report;
-    const auto move = [](auto& from, auto& to) {
-      to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
-    };
-    move(report.matched, loaded.report.matched);
-    move(report.missing, loaded.report.missing);
-    move(report.unexpected, loaded.report.unexpected);
-    move(report.mismatched, loaded.report.mismatched);
-    move(report.converted, loaded.report.converted);
-    move(report.notes, loaded.report.notes);
+      detail::refuse(Code::config_mismatch, folder, "is over the base ",
+                     detail::shown(base(adapter).dump(-1, ' ', true)), ", wanted ",
+                     detail::shown(base(adapters.front()).dump(-1, ' ', true)), ", the first adapter's");
+    loaded.report.append(adapter.report);
   }
   std::set<std::string> names;
   for (const auto& entry : adapters.front().set.entries()) names.insert(entry.name);
@@ -121,14 +101,9 @@ Loaded<S> load_experts(std::span<const Path> folders, const ExpertsOptions& expe
   std::vector<std::vector<S>> numbers;
   for (const auto& entry : adapters.front().set.entries()) {
     auto stacked = detail::stack(adapters, folders, entry.name, experts.dropout);
-    const LoraBank<S>& bank = stacked.first;
-    const Index in = bank.in(), count = bank.experts();
-    const auto add = [&](auto router) { loaded.set.add(entry.name, MoeAdapter(bank, std::move(router))); };
-    if (experts.router == ExpertsRouter::given) add(GivenRouter<S>({.experts = count}));
-    if (experts.router == ExpertsRouter::uniform) add(UniformRouter<S>({.experts = count}));
-    if (experts.router == ExpertsRouter::soft) add(SoftRouter<S>({.in = in, .experts = count}));
-    if (experts.router == ExpertsRouter::top_k)
-      add(TopKRouter<S>({.in = in, .experts = count, .k = experts.top_k}));
+    detail::with_router(stacked.first, {.kind = experts.router, .top_k = experts.top_k}, [&](auto router) {
+      loaded.set.add(entry.name, MoeAdapter(stacked.first, std::move(router)));
+    });
     numbers.push_back(std::move(stacked.second));
   }
   loaded.set.init(experts.seed);  // the new routers; the experts' numbers follow

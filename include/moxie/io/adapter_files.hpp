@@ -61,9 +61,8 @@ inline void expect_readable(const Path& dir) {
     if (entry.extension() == ".gguf")
       refuse(Code::unsupported_option, entry, "is a GGUF file, which is not built");
     if (is_there(entry / config_name))
-      refuse(Code::io_open, tensors,
-             moxie::detail::join({"is not there, but the sub-folder ", shown(entry.filename().native()),
-                                  " is an adapter's: load that"}));
+      refuse(Code::io_open, tensors, "is not there, but the sub-folder ", shown(entry.filename().native()),
+             " is an adapter's: load that");
   }
 }
 
@@ -75,14 +74,14 @@ inline std::string config_of(const Path& dir, const TensorFile& tensors, bool le
   const auto fits = [&](const std::string& text) { return checksum_text(crc32c(text)) == wanted->second; };
   if (is_there(next) && (!is_there(path) || !fits(read_file(path, most_config_bytes))))
     if (std::string text = read_file(next, most_config_bytes); fits(text)) {
-      report.notes.push_back({std::string(next_config_name), "was taken: a save was interrupted"});
+      report.note(std::string(next_config_name), "was taken: a save was interrupted");
       return text;
     }
   std::string text = read_file(path, most_config_bytes);
   if (fits(text)) return text;
   const std::string what = "is not the config that was saved with " + shown(tensors_name);
   if (!lenient) refuse(Code::pair_mismatch, path, what + " (edited since? A lenient load takes it)");
-  report.notes.push_back({std::string(config_name), what});
+  report.note(std::string(config_name), what);
   return text;
 }
 

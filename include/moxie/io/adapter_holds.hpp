@@ -34,7 +34,7 @@ struct Unheld {
 };
 
 /// One expert that nothing weighs.
-inline bool is_plain(const Described& d) { return d.router == "uniform" && d.experts == 1; }
+inline bool is_plain(const Described& d) { return d.router.kind == RouterKind::uniform && d.experts == 1; }
 
 inline std::string_view projection_of(std::string_view module) {
   return module.substr(module.rfind('.') + 1);
@@ -66,10 +66,11 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
       if (!holds && !found) found = {modules[m], what};
     };
     const bool single = is_plain(d);
+    const RouterKind kind = d.router.kind;
     expect(d.vectors == first.vectors, "IA3 beside LoRA");
     expect(ours || plain || !d.vectors, "IA3 or MoV");
-    expect(!d.frozen, "a frozen router or a k that grows");
-    expect(!plain || single || (parameters && d.router == "given" && !d.vectors),
+    expect(!d.router.scheduled, "a frozen router or a k that grows");
+    expect(!plain || single || (parameters && kind == RouterKind::given && !d.vectors),
            "several experts or a router");
     expect(d.dropout == first.dropout && d.rslora == first.rslora && d.bias == first.bias,
            "dropout, use_rslora or lora_bias that differ between modules");
@@ -77,23 +78,22 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
     expect(d.shared_a == (format == Format::hydralora),
            d.shared_a ? "an A that the experts share" : "an A for every expert");
     if (ours) {
-      expect(d.same_router(first) && d.top_k == first.top_k, "routers that differ between modules");
+      expect(d.router == first.router, "routers that differ between modules");
       expect(d.mask_per_expert == first.mask_per_expert, "dropout masks that differ between modules");
     }
     if (ours || plain || found) continue;
     expect(!d.bias, "biases of B");
-    expect(d.temperature == 1 && d.jitter == 0 && d.noise == "none" && d.weights == "renormalised",
-           "a router's temperature, jitter, noise or weights of its own");
+    expect(d.router.has_defaults(), "a router's temperature, jitter, noise or weights of its own");
     expect(moe_peft || !d.rslora, "use_rslora");
     expect(d.alpha.front() == first.alpha.front() && (mola || d.rank.front() == first.rank.front()),
            "ranks or alphas that differ between modules");
     if (mola) {
       const Index layer = layer_in(modules[m]);
       const Described& of_layer = *first_of.try_emplace(layer, &d).first->second;
-      expect(d.router == "top_k", "other routers than top-k");
+      expect(kind == RouterKind::top_k, "other routers than top-k");
       expect(layer >= 0, "a module outside of the layers");
       expect(d.rank.front() == of_layer.rank.front(), "ranks that differ in a layer");
-      expect(d.top_k == of_layer.top_k, "top_k that differ in a layer");
+      expect(d.router.top_k == of_layer.router.top_k, "top_k that differ in a layer");
     } else if (moe_peft) {
       expect(modules[m].rfind(moe_peft_root, 0) == 0, "a name that does not begin with \"model.\"");
       expect(moe_peft_knows(modules[m]), "a projection of that name");
@@ -101,17 +101,18 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
              "a lora_alpha that is no whole number from 1 on");
       const bool alike_layers = projections_of[layer_in(modules[m])].insert(projection_of(modules[m])).second;
       expect(alike_layers, "two modules of one projection in a layer");
-      expect(single || d.router == "top_k" || is_in_mlp(modules[m]),
+      expect(single || kind == RouterKind::top_k || is_in_mlp(modules[m]),
              "a mixture outside of the feed-forward block");
-      (single ? plain_in_mlp : any_top_k) |= single ? is_in_mlp(modules[m]) : d.router == "top_k";
+      (single ? plain_in_mlp : any_top_k) |= single ? is_in_mlp(modules[m]) : kind == RouterKind::top_k;
       any_plain |= single;
       if (single) continue;
       if (mixture == nullptr) mixture = &d;
-      expect(d.router == "soft" || d.router == "top_k", "such a router");
-      expect(d.router == mixture->router, "routers that differ");
-      expect(d.experts == mixture->experts && d.top_k == mixture->top_k, "experts or top_k that differ");
+      expect(kind == RouterKind::soft || kind == RouterKind::top_k, "such a router");
+      expect(kind == mixture->router.kind, "routers that differ");
+      expect(d.experts == mixture->experts && d.router.top_k == mixture->router.top_k,
+             "experts or top_k that differ");
     } else {
-      expect(d.router == "soft" && d.experts == first.experts,
+      expect(kind == RouterKind::soft && d.experts == first.experts,
              "other routers than soft ones over equally many experts");
     }
   }
@@ -129,8 +130,8 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
 template <Scalar S>
 void expect_held(Format format, const AdapterSet<S>& set, bool parameters = false) {
   if (const auto what = unheld(format, names_of(set), describe(set), parameters))
-    fail(Code::unsupported_option, moxie::detail::join({"module ", shown(what->module), ": the format ",
-                                                        io::name(format), " cannot hold ", what->what}));
+    fail(Code::unsupported_option, join("module ", shown(what->module), ": the format ", io::name(format),
+                                        " cannot hold ", what->what));
 }
 
 /// The format for a set that nobody has named one for: of its method, or else our own. Where that cannot hold

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <moxie/io/adapter_config.hpp>
+#include <moxie/presets.hpp>
 
 /// Which tensors a module consists of in each format: their names, shapes, and where their numbers lie in the
 /// module's theta. Reading and writing both go by this.
@@ -207,15 +208,14 @@ inline std::string name_of(Format format, std::string_view prefix, std::string_v
     if (tail.format != format || tail.part != piece.part ||
         (hash == std::string_view::npos) != (piece.expert < 0))
       continue;
-    std::string name = moxie::detail::join({prefix, module, "."});
+    std::string name = join(prefix, module, ".");
     if (hash == std::string_view::npos) return name.append(tail.text);
     return name.append(tail.text.substr(0, hash))
         .append(moxie::detail::text(piece.expert))
         .append(tail.text.substr(hash + 1));
   }
-  fail(Code::unsupported_option,
-       moxie::detail::join({"module ", shown(module), ": the format ", io::name(format), " cannot hold its ",
-                            piece.part == Part::bias ? "biases" : "tensors"}));
+  fail(Code::unsupported_option, join("module ", shown(module), ": the format ", io::name(format),
+                                      " cannot hold its ", piece.part == Part::bias ? "biases" : "tensors"));
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

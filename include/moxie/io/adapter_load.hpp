@@ -39,19 +39,16 @@ std::vector<S> read_numbers(const TensorFile& file, const TensorInfo& t, const L
                             Report& report) {
   constexpr Dtype own = std::is_same_v<S, double> ? Dtype::f64 : Dtype::f32;
   if (t.dtype == Dtype::f64 && own == Dtype::f32 && !options.narrow)
-    refuse(Code::dtype_mismatch, file.path(),
-           moxie::detail::join({"tensor ", shown(t.name),
-                                " is F64, wanted numbers that float holds (the option narrow rounds them)"}));
+    refuse(Code::dtype_mismatch, file.path(), "tensor ", shown(t.name),
+           " is F64, wanted numbers that float holds (the option narrow rounds them)");
   std::size_t count = 1;
   for (const Index n : t.shape) count *= static_cast<std::size_t>(n);
   std::vector<S> values(is_weight(t.dtype) ? count : 0);
   file.load(t, std::span<S>(values), options.allow_non_finite);
-  if (t.dtype != own)
-    report.converted.push_back({t.name, moxie::detail::join({io::name(t.dtype), " to ", io::name(own)})});
+  if (t.dtype != own) report.convert(t.name, io::name(t.dtype), " to ", io::name(own));
   const auto note = [&](auto&& which, std::string_view one, std::string_view many) {
     const auto n = std::count_if(values.begin(), values.end(), which);
-    if (n > 0)
-      report.notes.push_back({t.name, moxie::detail::join({moxie::detail::text(n), n == 1 ? one : many})});
+    if (n > 0) report.note(t.name, n, n == 1 ? one : many);
   };
   note([](S v) { return !std::isfinite(v); }, " number is NaN or infinite", " numbers are NaN or infinite");
   note([](S v) { return std::fpclassify(v) == FP_SUBNORMAL; }, " subnormal number", " subnormal numbers");
@@ -81,7 +78,7 @@ AdapterInfo read_info(const TensorFile& file, const Plan<S>& plan, const Adapter
     if (is_weight(t->dtype)) file.expect_finite<double>(*t, options.allow_non_finite);
     info.kept.push_back({t->name, t->dtype, t->shape, Bytes(file.bytes(*t))});
     report.matched.push_back(t->name);
-    report.notes.push_back({t->name, "is kept beside the adapter"});
+    report.note(t->name, "is kept beside the adapter");
   }
   return info;
 }
@@ -142,7 +139,7 @@ Report load_into(AdapterSet<S>& set, const AdapterFiles& files, const LoadOption
   Buffer<S> theta(set.theta().begin(), set.theta().end());
   detail::read_modules(files.tensors, plan, set, std::span<S>(theta), options, report);
   std::copy(theta.begin(), theta.end(), set.theta().begin());
-  for (const TensorInfo* const t : plan.kept) report.notes.push_back({t->name, "is not of the set"});
+  for (const TensorInfo* const t : plan.kept) report.note(t->name, "is not of the set");
   return report;
 }
 

@@ -69,8 +69,7 @@ inline void expect_words_of(Format format, const AdapterConfig& c) {
   const bool own = format == Format::mixture, mola = format == Format::mola, peft = format == Format::peft,
              soft = format == Format::loramoe || format == Format::hydralora;
   const auto expect = [&](bool holds, Code code, std::string_view what) {
-    if (!holds)
-      source.refuse(code, moxie::detail::join({what, ", wanted none in the format ", io::name(format)}));
+    if (!holds) source.refuse(code, what, ", wanted none in the format ", io::name(format));
   };
   const auto is_list = [&](const char* key) {
     const auto found = c.json.find(key);
@@ -167,16 +166,16 @@ class KeptNames {
   std::uint64_t spent_ = 0;
 };
 
-using Found = std::map<std::string, Parts, NaturalLess>;
+using FoundParts = std::map<std::string, Parts, NaturalLess>;
 
 /// Puts a tensor to its module, or among the kept ones, or into the report. False where its name does not
 /// begin as the format's do.
 template <Scalar S>
 bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& source, Plan<S>& plan,
-                 Found& found, KeptNames& kept, Report& report) {
+                 FoundParts& found, KeptNames& kept, Report& report) {
   const auto path = without_prefix(plan.format, c, t.name);
-  const auto refuse = [&](Code code, std::string_view what) {
-    source.refuse(code, moxie::detail::join({"tensor ", shown(t.name), " ", what}));
+  const auto refuse = [&](Code code, const auto&... what) {
+    source.refuse(code, "tensor ", shown(t.name), " ", what...);
   };
   std::optional<Place> place;
   if (path) place = place_of(plan.format, *path);
@@ -185,7 +184,7 @@ bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& sour
       place = place_of(Format::peft, path->substr(0, at) + path->substr(at + 8));
       // In memory it ends the name of a parameter of its own, and stands before "weight" otherwise.
       if (place && (at + 8 == path->size()) != (place->part == Part::vector)) place.reset();
-      if (place) report.converted.push_back({t.name, "the adapter's name stands in it, as in memory"});
+      if (place) report.convert(t.name, "the adapter's name stands in it, as in memory");
     }
   if (place) {
     const bool of_router = place->part == Part::router || place->part == Part::router_noise;
@@ -194,20 +193,19 @@ bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& sour
     if (c.target_parameters.empty() && unwrapped(place->module) != place->module)
       refuse(Code::unsupported_option, "is of target_parameters, of which the config has none");
     if (place->bad_expert)
-      report.mismatched.push_back(
-          {Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ..."});
+      report.mismatch(Code::expert_index, t.name, "has no expert's number, wanted 0, 1, 2, ...");
     else if (!found[place->module].try_emplace({place->part, place->expert}, &t).second)
-      report.unexpected.push_back({Code::unexpected_tensor, t.name, "names the same part a second time"});
+      report.unexpect(Code::unexpected_tensor, t.name, "names the same part a second time");
   } else if (path ? kept.contains(*path)
                   : (plan.format == Format::moe_peft || plan.format == Format::peft) &&
                         t.name == "classifier") {
     plan.kept.push_back(&t);
   } else {
     if (const std::string_view method = foreign_method(t.name); !method.empty())
-      refuse(Code::unsupported_option, moxie::detail::join({"is of ", method, ", which is not built"}));
-    report.unexpected.push_back(
-        {Code::unexpected_tensor, t.name,
-         path ? "is no part of this kind of adapter" : "does not begin as this format's tensors do"});
+      refuse(Code::unsupported_option, "is of ", method, ", which is not built");
+    report.unexpect(
+        Code::unexpected_tensor, t.name,
+        path ? "is no part of this kind of adapter" : "does not begin as this format's tensors do");
   }
   return path.has_value();
 }
@@ -218,18 +216,15 @@ template <Scalar S>
 Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c, const LoadOptions& options,
                   const Source& source, Report& report) {
   Plan<S> plan{.format = format_of(c, tensors)};
-  Found found;
+  FoundParts parts;
   std::size_t without = 0;
   expect_words_of(plan.format, c);
   for (const Index k : options.top_k)
-    if (k < 1)
-      source.refuse(Code::config_range,
-                    "LoadOptions::top_k is " + moxie::detail::text(k) + ", wanted 1 or more");
+    if (k < 1) source.refuse(Code::config_range, "LoadOptions::top_k is ", k, ", wanted 1 or more");
   KeptNames kept(c, source);
-  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, found, kept, report);
-  if (found.empty()) {
-    std::string hint =
-        moxie::detail::join({moxie::detail::text(tensors.size()), " tensors, none of an adapter"});
+  for (const TensorInfo& t : tensors) without += !sort_tensor(t, c, source, plan, parts, kept, report);
+  if (parts.empty()) {
+    std::string hint = join(tensors.size(), " tensors, none of an adapter");
     if (without > 0 && !tensors.empty())
       hint.append("; ")
           .append(shown(tensors.front().name))
@@ -238,26 +233,24 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
     source.refuse(tensors.empty() ? Code::missing_tensor : Code::nothing_matched, hint);
   }
 
-  const std::vector<Settings> settings = settings_of(found, c, plan.format, options, report);
-  std::size_t m = 0;
-  for (const auto& [module, parts] : found) {
-    const Settings& setting = settings[m++];
-    const std::size_t faults = report.missing.size() + report.unexpected.size() + report.mismatched.size();
-    if (!setting.wanted) {
-      for (const auto& [key, t] : parts)
-        report.unexpected.push_back(
-            {Code::unexpected_tensor, t->name, "is of a module that the config does not mean"});
+  std::vector<FoundModule> found;
+  for (auto& [name, own] : parts) found.push_back({name, std::move(own)});
+  apply_config(found, c, plan.format, options, report);
+  for (const FoundModule& module : found) {
+    const std::size_t faults = report.faults();
+    if (!module.wanted) {
+      for (const auto& [key, t] : module.parts)
+        report.unexpect(Code::unexpected_tensor, t->name, "is of a module that the config does not mean");
       continue;
     }
-    auto shape = shape_of<S>(module, parts, c, setting, plan.format, report);
+    auto shape = ShapeReader<S>(module, c, plan.format, report).shape();
     if (!shape) continue;
-    PlannedModule<S> planned{module, std::move(*shape)};
-    match_pieces(planned.name, parts,
-                 std::visit([&](const auto& a) { return pieces_of(a, plan.format, setting.feedforward); },
+    PlannedModule<S> planned{module.name, std::move(*shape)};
+    match_pieces(module,
+                 std::visit([&](const auto& a) { return pieces_of(a, plan.format, module.feedforward); },
                             planned.shape.adapter),
                  planned.pieces, report);
-    if (faults == report.missing.size() + report.unexpected.size() + report.mismatched.size())
-      plan.modules.push_back(std::move(planned));
+    if (faults == report.faults()) plan.modules.push_back(std::move(planned));
   }
   return plan;
 }

@@ -24,10 +24,21 @@ template <Scalar S>
 Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
   if (std::ssize(set.theta()) != set.size() || set.modules() == 0)
     fail(Code::state_error, "a set is saved before init(), or without modules");
-  const Format format = options.format ? *options.format : info.format ? *info.format : format_for(set);
+  Format format = options.format ? *options.format : info.format ? *info.format : format_for(set);
   const Dtype dtype = options.dtype.value_or(std::is_same_v<S, double> ? Dtype::f64 : Dtype::f32);
   const bool converted = info.format && format != *info.format;
-  const nlohmann::json json = config_of(set, format, converted ? base_of(info.config) : info.config);
+  nlohmann::json base = converted ? base_of(info.config) : info.config;
+  const std::vector<Described> all = describe(set);
+  if (format == Format::moe_peft && std::all_of(all.begin(), all.end(), is_plain)) {
+    // MoE-PEFT's plain LoRA lies in PEFT's files, but what it cannot say there either is refused.
+    expect_held(format, set);
+    set_projections(base, names_of(set));
+    if (!info.kept.empty())
+      fail(Code::unsupported_option, join("the format moe-peft cannot hold ", shown(info.kept.front().name),
+                                          ", which is kept beside the adapter"));
+    format = Format::peft;
+  }
+  const nlohmann::json json = config_of(set, format, base);
   Written written{.config = json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace), .tensors = {}};
   const Path nowhere = "what would be saved";
   const Source source{nowhere};
@@ -58,8 +69,8 @@ Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptio
   // What is written must be read as what it is: the reader looks at it as it will look at the files.
   auto plan = make_plan<S>(listing, config, {}, source, report);
   if (plan.format != format)
-    source.refuse(Code::config_mismatch, moxie::detail::join({"would be read as ", io::name(plan.format),
-                                                              ", wanted ", io::name(format)}));
+    source.refuse(Code::config_mismatch, "would be read as ", io::name(plan.format), ", wanted ",
+                  io::name(format));
   bind(plan, set, source, report);
   expect_clean(report, nowhere, nowhere);
   return written;
@@ -100,8 +111,7 @@ class LockedFolder {
     const std::string head = file.read(0, std::min<std::uint64_t>(file.size(), 4096)),
                       text = read_file(next, most_config_bytes);
     const bool fits =
-        head.find(moxie::detail::join({"\"", config_key, "\":\"", checksum_text(crc32c(text)), "\""})) !=
-        std::string::npos;
+        head.find(join("\"", config_key, "\":\"", checksum_text(crc32c(text)), "\"")) != std::string::npos;
     return fits ? text : std::string();
   }
   Descriptor open() {

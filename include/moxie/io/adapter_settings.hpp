@@ -10,39 +10,37 @@ namespace moxie::inline MOXIE_ABI::io::detail {
 /// The tensors that were found of a module.
 using Parts = std::map<std::pair<Part, Index>, const TensorInfo*>;
 
-/// What the config says of one module.
-struct Settings {
+/// A module of a file: its tensors, and what the config says of it.
+struct FoundModule {
+  std::string name;
+  Parts parts;
   bool wanted = true;  ///< among the modules that the config means
   bool feedforward = false;
-  bool parameter = false;   ///< of target_parameters: the experts are the base's own
-  std::vector<Index> rank;  ///< one for all experts, or one each
-  std::vector<double> alpha;
+  bool parameter = false;        ///< of target_parameters: the experts are the base's own
+  std::vector<Index> rank = {};  ///< one for all experts, or one each
+  std::vector<double> alpha = {};
   Index top_k = 0;  ///< 0: nobody says
 };
 
-/// What the config says of every module that was found, in their order.
-template <class Found>
-std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Format format,
-                                  const LoadOptions& options, Report& report) {
+/// Looks up what the config says of every module.
+inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c, Format format,
+                         const LoadOptions& options, Report& report) {
   std::vector<std::string> modules;
-  for (const auto& [module, parts] : found) modules.push_back(module);
+  for (const FoundModule& module : found) modules.push_back(module.name);
   const Source source{c.path};
   Matcher matcher(source);
   std::vector<bool> used;
   const std::vector<bool> meant = matcher.apply(c.target, modules, &used),
                           out = matcher.apply(c.exclude, modules);
   for (std::size_t i = 0; i < used.size(); ++i)
-    if (!used[i])
-      report.missing.push_back(
-          {Code::missing_tensor, c.target.names[i], "is in target_modules, but no tensor is"});
+    if (!used[i]) report.miss(c.target.names[i], "is in target_modules, but no tensor is");
   const auto overrides = [&](const auto& patterns, std::string_view key) {
     std::vector<std::string> texts;
     for (const auto& entry : patterns) texts.push_back(entry.pattern);
     const std::vector<Index> first = matcher.first_pattern(texts, modules, used);
     for (std::size_t p = 0; p < used.size(); ++p)
       if (!used[p])
-        report.unexpected.push_back({Code::pattern_unused, texts[p],
-                                     moxie::detail::join({"in ", key, " means no module of the file"})});
+        report.unexpect(Code::pattern_unused, texts[p], "in ", key, " means no module of the file");
     return first;
   };
   const std::vector<Index> rank = overrides(c.rank_pattern, "rank_pattern"),
@@ -56,11 +54,13 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
   const std::set<std::string_view> paths(c.target.names.begin(), c.target.names.end());
   std::vector<bool> has_tensors(c.target_parameters.size());
   std::map<std::string_view, std::pair<Index, Index>> wrapped;  // parameters that are meant, and are there
-  std::vector<Settings> all;
   for (std::size_t m = 0; m < modules.size(); ++m) {
     const std::string& module = modules[m];
-    Settings s{
-        .wanted = meant[m] && !out[m], .feedforward = feedforward[m], .rank = c.rank, .alpha = c.alpha};
+    FoundModule& s = found[m];
+    s.wanted = meant[m] && !out[m];
+    s.feedforward = feedforward[m];
+    s.rank = c.rank;
+    s.alpha = c.alpha;
     // A module whose whole path is listed is meant in whatever layer, as in PEFT.
     if (by_layer && !paths.contains(module)) {
       s.wanted = s.wanted && std::find(c.layers.begin(), c.layers.end(), layer_of[m]) != c.layers.end();
@@ -90,42 +90,32 @@ std::vector<Settings> settings_of(const Found& found, const AdapterConfig& c, Fo
       layers = std::max(layers, layer + 1);
       const auto of_layer = [&](const std::vector<Index>& list, std::string_view key) {
         if (layer >= 0 && layer < std::ssize(list)) return list[static_cast<std::size_t>(layer)];
-        report.mismatched.push_back(
-            {Code::config_range, module,
-             moxie::detail::join({"is in layer ", moxie::detail::text(layer), ", but ", key, " lists ",
-                                  moxie::detail::text(list.size())})});
+        report.mismatch(Code::config_range, module, "is in layer ", layer, ", but ", key, " lists ",
+                        list.size());
         return list.front();
       };
       if (per_layer && rank[m] < 0) s.rank = {of_layer(c.rank, "r")};
       if (k.size() > 1) s.top_k = of_layer(k, "top_k");
     }
     if (k.size() == 1) s.top_k = k.front();
-    all.push_back(std::move(s));
   }
   for (std::size_t t = 0; t < has_tensors.size(); ++t)
-    if (!has_tensors[t])
-      report.missing.push_back(
-          {Code::missing_tensor, c.target_parameters[t], "is in target_parameters, but no tensor is"});
+    if (!has_tensors[t]) report.miss(c.target_parameters[t], "is in target_parameters, but no tensor is");
   for (const auto& [module, counts] : wrapped)
     if (counts.first > counts.second)
-      report.missing.push_back(
-          {Code::missing_tensor, std::string(module),
-           moxie::detail::join({"has the tensors of ", moxie::detail::text(counts.second), " of its ",
-                                moxie::detail::text(counts.first), " target_parameters"})});
+      report.miss(std::string(module), "has the tensors of ", counts.second, " of its ", counts.first,
+                  " target_parameters");
   const auto expect_layers = [&](const std::vector<Index>& list, std::string_view key) {
     if (std::ssize(list) != layers)
-      report.mismatched.push_back(
-          {Code::config_range, std::string(key),
-           moxie::detail::join({"lists ", moxie::detail::text(list.size()), " layers, the tensors are of ",
-                                moxie::detail::text(layers)})});
+      report.mismatch(Code::config_range, std::string(key), "lists ", list.size(),
+                      " layers, the tensors are of ", layers);
   };
   const bool chooses = format == Format::mola || c.peft_type == "MOLA";
   if (chooses && c.top_k.empty() && options.top_k.empty())
-    report.notes.push_back({"top_k", "is not in the file: 2 is assumed, as MoLA has it"});
+    report.note("top_k", "is not in the file: 2 is assumed, as MoLA has it");
   if (per_layer) expect_layers(c.rank, "r");
   if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
     expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");
-  return all;
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

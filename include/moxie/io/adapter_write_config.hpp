@@ -121,30 +121,24 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
 inline void set_mixture(nlohmann::json& json, Format format, const std::vector<std::string>& modules,
                         const std::vector<Described>& all) {
   std::vector<Index> experts, top_k;
-  std::string router;
+  RouterKind kind = RouterKind::uniform;
   for (const Described& d : all) {
-    if (format == Format::moe_peft && d.router == "uniform") continue;  // its plain LoRA of attention
+    if (format == Format::moe_peft && is_plain(d)) continue;  // its plain LoRA of attention
     experts.push_back(d.experts);
-    top_k.push_back(d.top_k);
-    router = d.router;
+    top_k.push_back(d.router.top_k);
+    kind = d.router.kind;
   }
-  const Described& first = all.front();
+  const bool chooses = kind == RouterKind::top_k;
   if (format == Format::mixture) {
-    if (alike(experts)) json["num_experts"] = first.experts;
-    json["router_type"] = first.router;
-    if (first.top_k > 0) json["top_k"] = first.top_k;
-    if (first.temperature != 1) json["router_temperature"] = first.temperature;
-    if (first.jitter != 0) json["router_jitter"] = first.jitter;
-    if (first.weights != "renormalised") json["router_weights"] = first.weights;
-    if (first.noise != "none") json["router_noise"] = first.noise;
-    if (first.noise == "fixed") json["router_noise_scale"] = first.noise_scale;
+    if (alike(experts)) json["num_experts"] = experts.front();
+    all.front().router.write(json);
   } else if (format == Format::mola) {  // MoLA itself neither writes nor reads top_k
     json["top_k"] = alike(top_k) ? nlohmann::json(top_k.front())
-                                 : per_layer(modules, [&](std::size_t m) { return all[m].top_k; });
+                                 : per_layer(modules, [&](std::size_t m) { return top_k[m]; });
   } else if (format == Format::moe_peft) {
     json["num_experts"] = experts.front();
-    json["routing_strategy"] = router == "top_k" ? "mola" : "loramoe";
-    if (router == "top_k") json["top_k"] = top_k.front();
+    json["routing_strategy"] = chooses ? "mola" : "loramoe";
+    if (chooses) json["top_k"] = top_k.front();
   } else {
     json["lora_nums"] = experts.front();
   }
@@ -161,7 +155,7 @@ inline void set_projections(nlohmann::json& json, const std::vector<std::string>
   for (const char* key : {"exclude_modules", "layers_to_transform", "layers_pattern"}) {
     const auto found = json.find(key);
     if (found != json.end() && !found->empty())
-      fail(Code::unsupported_option, moxie::detail::join({"the format moe-peft cannot hold ", key}));
+      fail(Code::unsupported_option, join("the format moe-peft cannot hold ", key));
     json.erase(key);
   }
 }
@@ -189,8 +183,6 @@ nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann
   const std::vector<std::string> modules = names_of(set);
   const auto parameters = json.find("target_parameters");
   expect_held(format, set, parameters != json.end() && !parameters->empty());
-  if (format == Format::moe_peft && std::all_of(all.begin(), all.end(), is_plain))
-    fail(Code::unsupported_option, "the format moe-peft is of mixtures; its plain LoRA is PEFT's");
   const auto keep = [&](const char* key, nlohmann::json value) {
     if (!json.contains(key)) json[key] = std::move(value);
   };

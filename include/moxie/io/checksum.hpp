@@ -60,7 +60,7 @@ namespace detail {
 
 /// Where the digits of the header's own checksum stand; npos where there is none.
 inline std::size_t header_digits(std::string_view json) {
-  const std::string key = moxie::detail::join({"\"", header_key, "\":\""});
+  const std::string key = moxie::detail::join("\"", header_key, "\":\"");
   const std::size_t at = json.find(key);
   return at == std::string_view::npos || at + key.size() + 8 > json.size() ? std::string_view::npos
                                                                            : at + key.size();

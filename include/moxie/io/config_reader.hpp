@@ -64,12 +64,14 @@ class ConfigReader {
   }
 
   const Json& json() const { return json_; }
-  [[noreturn]] void refuse(Code code, std::string_view key, std::string_view what) const {
-    source_.refuse(code, moxie::detail::join({shown(key), " ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, std::string_view key, const What&... what) const {
+    source_.refuse(code, shown(key), " ", what...);
   }
+  template <class... Wanted>
   [[noreturn]] void refuse_value(Code code, std::string_view key, const Json& got,
-                                 std::string_view wanted) const {
-    refuse(code, key, moxie::detail::join({"is ", shown(got.dump(-1, ' ', true)), ", wanted ", wanted}));
+                                 const Wanted&... wanted) const {
+    refuse(code, key, "is ", shown(got.dump(-1, ' ', true)), ", wanted ", wanted...);
   }
 
   /// The value, or nothing where it is absent or null. The key counts as known from now on.
@@ -127,18 +129,16 @@ class ConfigReader {
     const bool low = value.is_number_unsigned()
                          ? value.get<std::uint64_t>() < static_cast<std::uint64_t>(std::max<Index>(least, 0))
                          : value.get<std::int64_t>() < least;
-    if (!fits || low)
-      refuse_value(Code::config_range, key, value,
-                   moxie::detail::join({moxie::detail::text(least), " to ", moxie::detail::text(most)}));
+    if (!fits || low) refuse_value(Code::config_range, key, value, join(least, " to ", most));
     return value.get<Index>();
   }
   double real(std::string_view key, const Json& value, double least, double below) const {
     if (!value.is_number()) refuse_value(Code::config_type, key, value, "a number");
     const auto got = value.get<double>();
     if (!(got >= least && got < below))
-      refuse_value(Code::config_range, key, value,
-                   moxie::detail::join({moxie::detail::text(least), " or more, below ",
-                                        std::isfinite(below) ? moxie::detail::text(below) : "infinity"}));
+      refuse_value(
+          Code::config_range, key, value,
+          join(least, " or more, below ", std::isfinite(below) ? moxie::detail::text(below) : "infinity"));
     return got;
   }
   double number(std::string_view key, double least, double below, double otherwise) {
@@ -173,11 +173,10 @@ class ConfigReader {
     for (const auto& [key, value] : json_.items()) {
       if (known_.contains(key)) continue;
       if (value.is_null())  // as PEFT writes every option that is off
-        report.notes.push_back({key, "is null, no key that this library knows"});
+        report.note(key, "is null, no key that this library knows");
       else
-        report.unexpected.push_back({Code::unknown_config_key, key,
-                                     moxie::detail::join({"is ", shown(value.dump(-1, ' ', true)),
-                                                          ", no key that this library knows"})});
+        report.unexpect(Code::unknown_config_key, key, "is ", shown(value.dump(-1, ' ', true)),
+                        ", no key that this library knows");
     }
   }
 

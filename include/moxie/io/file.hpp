@@ -25,6 +25,8 @@ using Bytes = std::string;
 
 namespace detail {
 
+using moxie::detail::join;
+
 /// Text of others in our messages: at most 80 bytes, what is not printable ASCII escaped.
 inline std::string shown(std::string_view text) {
   constexpr std::size_t most = 80;
@@ -50,11 +52,12 @@ inline std::string shown_path(const Path& path) {
 }
 
 /// Refuses: "file: what".
-[[noreturn]] inline void refuse(Code code, const Path& path, std::string_view what) {
-  fail(code, moxie::detail::join({shown_path(path), ": ", what}));
+template <class... What>
+[[noreturn]] void refuse(Code code, const Path& path, const What&... what) {
+  fail(code, join(shown_path(path), ": ", what...));
 }
 [[noreturn]] inline void refuse_errno(Code code, const Path& path, std::string_view doing, int error) {
-  refuse(code, path, moxie::detail::join({doing, ": ", std::strerror(error)}));
+  refuse(code, path, doing, ": ", std::strerror(error));
 }
 
 /// An open file descriptor.
@@ -108,7 +111,7 @@ class FileReader {
     // Zeros in memory that the machine does not have would bring it to its knees before we fail.
     const long pages = ::sysconf(_SC_PHYS_PAGES), page = ::sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0 && n / static_cast<std::uint64_t>(page) > static_cast<std::uint64_t>(pages))
-      detail::refuse(Code::too_large, path_, moxie::detail::text(n) + " bytes do not fit in memory");
+      detail::refuse(Code::too_large, path_, n, " bytes do not fit in memory");
     Bytes bytes(static_cast<std::size_t>(n), '\0');
     for (std::size_t have = 0; have < bytes.size();) {
       const ssize_t got = detail::uninterrupted([&] {
@@ -149,10 +152,7 @@ class FileReader {
 /// A whole small file. Throws TooLarge above `most` bytes.
 inline Bytes read_file(const Path& path, std::uint64_t most) {
   const FileReader file(path);
-  if (file.size() > most)
-    detail::refuse(Code::too_large, path,
-                   moxie::detail::join({moxie::detail::text(file.size()), " bytes, wanted at most ",
-                                        moxie::detail::text(most)}));
+  if (file.size() > most) detail::refuse(Code::too_large, path, file.size(), " bytes, wanted at most ", most);
   Bytes bytes = file.read(0, file.size());
   file.expect_unchanged();
   return bytes;
@@ -184,8 +184,7 @@ inline void save_file(const Path& path, std::span<const std::span<const char>> p
   int fd = -1;
   for (int attempt = 0; fd < 0 && attempt < 100; ++attempt) {
     temporary = target;
-    temporary += moxie::detail::join(
-        {".", moxie::detail::text(::getpid()), "-", moxie::detail::text(number.fetch_add(1)), ".tmp"});
+    temporary += detail::join(".", ::getpid(), "-", number.fetch_add(1), ".tmp");
     fd = detail::uninterrupted([&] {
       return ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     });

@@ -24,9 +24,13 @@ inline constexpr std::size_t most_json_number = 64;
 /// Where a text comes from, for messages.
 struct Source {
   const Path& path;
-  [[noreturn]] void refuse(Code code, std::string_view what) const { detail::refuse(code, path, what); }
-  [[noreturn]] void refuse_at(Code code, std::size_t byte, std::string_view what) const {
-    refuse(code, moxie::detail::join({"JSON byte ", moxie::detail::text(byte), ": ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    detail::refuse(code, path, what...);
+  }
+  template <class... What>
+  [[noreturn]] void refuse_at(Code code, std::size_t byte, const What&... what) const {
+    refuse(code, "JSON byte ", byte, ": ", what...);
   }
 };
 
@@ -74,9 +78,9 @@ class JsonBytes {
     skip_space();
     const std::size_t first = at_;
     if (done() || now() != '{')
-      source_.refuse_at(Code::header_not_object, first,
-                        done() ? "the text ends, wanted '{'"
-                               : moxie::detail::join({shown(text_.substr(first, 1)), ", wanted '{'"}));
+      source_.refuse_at(
+          Code::header_not_object, first,
+          done() ? "the text ends, wanted '{'" : join(shown(text_.substr(first, 1)), ", wanted '{'"));
     std::size_t last = text_.size();
     bool closed = false;
     for (int level = 0; !done();) {
@@ -93,9 +97,7 @@ class JsonBytes {
       } else if (c == '{' || c == '[') {
         ++at_;
         if (++level > depth)
-          source_.refuse_at(
-              Code::json_depth, start,
-              moxie::detail::join({"nested deeper than ", moxie::detail::text(depth), " levels"}));
+          source_.refuse_at(Code::json_depth, start, "nested deeper than ", depth, " levels");
       } else if (c == '}' || c == ']') {
         ++at_;
         closed = --level <= 0;
@@ -114,8 +116,7 @@ class JsonBytes {
   char now() const { return text_[at_]; }
   [[noreturn]] void refuse_length(Code code, std::size_t start, std::string_view what,
                                   std::size_t most) const {
-    source_.refuse_at(code, start,
-                      moxie::detail::join({what, " of more than ", moxie::detail::text(most), " bytes"}));
+    source_.refuse_at(code, start, what, " of more than ", most, " bytes");
   }
 
   void character() {
@@ -202,8 +203,7 @@ struct JsonEvents {
                       : escape                                               ? Code::json_escape
                                                                              : Code::json_syntax;
     // The byte behind what was read last.
-    source.refuse_at(code, first_byte + (byte == 0 ? 0 : byte - 1),
-                     moxie::detail::join({"not JSON, last read ", shown(token)}));
+    source.refuse_at(code, first_byte + (byte == 0 ? 0 : byte - 1), "not JSON, last read ", shown(token));
   }
 };
 

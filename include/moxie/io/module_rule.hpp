@@ -66,10 +66,9 @@ class Matcher {
   Pattern compile(std::string_view expression) {
     auto pattern = Pattern::parse(expression);
     if (!pattern)
-      source_.refuse(Code::pattern_syntax,
-                     moxie::detail::join({shown(expression),
-                                          ", wanted an expression of literals, '.', classes, groups and "
-                                          "quantities of at most 4,096 bytes and 65,536 states"}));
+      source_.refuse(Code::pattern_syntax, shown(expression),
+                     ", wanted an expression of literals, '.', classes, groups and "
+                     "quantities of at most 4,096 bytes and 65,536 states");
     spend(pattern->size());
     return *std::move(pattern);
   }
@@ -123,7 +122,7 @@ class Matcher {
         if (literal && plain[m]) {
           means = ends_with(modules[m], patterns[p]);
         } else {
-          if (!pattern) pattern = compile(moxie::detail::join({"(.*\\.)?(", patterns[p], ")$"}));
+          if (!pattern) pattern = compile(join("(.*\\.)?(", patterns[p], ")$"));
           means = checked(pattern->matches_beginning(modules[m], run_), modules[m]);
         }
         if (!means) continue;
@@ -143,13 +142,12 @@ class Matcher {
     std::vector<bool> found(modules.size(), false);
     for (std::size_t p = 0; p < std::max<std::size_t>(layers_pattern.size(), 1); ++p) {
       const std::string_view before = layers_pattern.empty() ? "[^.]*" : std::string_view(layers_pattern[p]);
-      const std::string front = moxie::detail::join({".*?\\.", before, "\\."});
-      const Pattern pattern = compile(moxie::detail::join({front, "(\\d+)\\."}));
+      const std::string front = join(".*?\\.", before, "\\.");
+      const Pattern pattern = compile(join(front, "(\\d+)\\."));
       const auto refuse = [&](std::string_view what) {
-        source_.refuse(Code::pattern_syntax,
-                       moxie::detail::join({"the layers_pattern ", shown(before), what,
-                                            ", wanted what stands before a layer's number; (?:...|...) "
-                                            "groups alternatives"}));
+        source_.refuse(Code::pattern_syntax, "the layers_pattern ", shown(before), what,
+                       ", wanted what stands before a layer's number; (?:...|...) "
+                       "groups alternatives");
       };
       // PEFT would take it for the layer's number.
       if (pattern.first_group() != front.size()) refuse(" has a group of its own");
@@ -197,9 +195,9 @@ class Matcher {
     spend(0);
     if (run_.unknown)
       source_.refuse(Code::pattern_syntax,
-                     moxie::detail::join({"an expression compares \\d, \\w, \\s or their opposites with a "
-                                          "character outside of ASCII in ",
-                                          shown(module), ", wanted characters or classes of characters"}));
+                     "an expression compares \\d, \\w, \\s or their opposites with a "
+                     "character outside of ASCII in ",
+                     shown(module), ", wanted characters or classes of characters");
     return yes;
   }
 

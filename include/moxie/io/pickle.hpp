@@ -31,15 +31,15 @@ class PickleReader {
       step(op);
     }
     if (stack_.size() != 1 || !marks_.empty())
-      refuse(Code::bad_pickle, moxie::detail::text(stack_.size()) + " values at its end, wanted one");
+      refuse(Code::bad_pickle, stack_.size(), " values at its end, wanted one");
     if (at_ != pickle_.size()) refuse(Code::trailing_data, "the pickle ends here, but data.pkl goes on");
     return stack_.back();
   }
 
   const PickleStore& values() const { return store_; }
-  [[noreturn]] void refuse(Code code, std::string_view what) const {
-    detail::refuse(code, path_,
-                   moxie::detail::join({"data.pkl byte ", moxie::detail::text(op_at_), ": ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    detail::refuse(code, path_, "data.pkl byte ", op_at_, ": ", what...);
   }
 
  private:
@@ -100,9 +100,8 @@ class PickleReader {
       case 'b':
         return build();
       default:
-        refuse(Code::unsupported_pickle,
-               moxie::detail::join(
-                   {"opcode ", shown({&op, 1}), ", which a dictionary of tensors does not need"}));
+        refuse(Code::unsupported_pickle, "opcode ", shown({&op, 1}),
+               ", which a dictionary of tensors does not need");
     }
   }
 
@@ -117,14 +116,10 @@ class PickleReader {
   }
 
   void keep(std::uint64_t values) {
-    if (!store_.keep(values))
-      refuse(Code::too_large,
-             moxie::detail::join({"more than ", moxie::detail::text(PickleStore::most_kept), " values"}));
+    if (!store_.keep(values)) refuse(Code::too_large, "more than ", PickleStore::most_kept, " values");
   }
   void push(Value v) {
-    if (stack_.size() == most_stacked)
-      refuse(Code::too_large,
-             moxie::detail::join({"more than ", moxie::detail::text(most_stacked), " values at once"}));
+    if (stack_.size() == most_stacked) refuse(Code::too_large, "more than ", most_stacked, " values at once");
     stack_.push_back(v);
   }
   void push_integer(std::int64_t n) { push({.kind = Kind::integer, .at = std::bit_cast<std::uint64_t>(n)}); }
@@ -145,8 +140,7 @@ class PickleReader {
   }
   Value pop(Kind kind) {
     const Value v = pop();
-    if (v.kind != kind)
-      refuse(Code::bad_pickle, moxie::detail::join({name(v.kind), ", wanted ", name(kind)}));
+    if (v.kind != kind) refuse(Code::bad_pickle, name(v.kind), ", wanted ", name(kind));
     return v;
   }
   std::size_t above_mark() {
@@ -180,9 +174,8 @@ class PickleReader {
     for (std::size_t i = 0; i < std::size(pickle_globals); ++i)
       if (pickle_globals[i].module == module && pickle_globals[i].name == attribute)
         return push({.kind = Kind::global, .at = i});
-    refuse(Code::unsupported_pickle,
-           moxie::detail::join({"it names ", shown(moxie::detail::join({module, ".", attribute})),
-                                ", wanted OrderedDict, plain tensors, parameters and their storages alone"}));
+    refuse(Code::unsupported_pickle, "it names ", shown(join(module, ".", attribute)),
+           ", wanted OrderedDict, plain tensors, parameters and their storages alone");
   }
   void tuple(std::size_t n) {
     expect_stacked(n);
@@ -206,15 +199,12 @@ class PickleReader {
   /// Python numbers the memo in the order of writing.
   void memoize(std::uint64_t index) {
     if (index != memo_.size())
-      refuse(Code::bad_pickle, moxie::detail::join({"memo ", moxie::detail::text(index), ", wanted ",
-                                                    moxie::detail::text(memo_.size()), ", the next one"}));
+      refuse(Code::bad_pickle, "memo ", index, ", wanted ", memo_.size(), ", the next one");
     keep(1);
     memo_.push_back(top());
   }
   void recall(std::uint64_t index) {
-    if (index >= memo_.size())
-      refuse(Code::bad_pickle, moxie::detail::join({"memo ", moxie::detail::text(index), " of ",
-                                                    moxie::detail::text(memo_.size())}));
+    if (index >= memo_.size()) refuse(Code::bad_pickle, "memo ", index, " of ", memo_.size());
     push(memo_[static_cast<std::size_t>(index)]);
   }
   void persistent() {

@@ -21,7 +21,39 @@ struct Report {
   std::vector<Remark> converted;     ///< stored in another type, or under an older name
   std::vector<Remark> notes;         ///< kept tensors, subnormal numbers, a scale of 0
 
-  bool clean() const { return missing.empty() && unexpected.empty() && mismatched.empty(); }
+  std::size_t faults() const { return missing.size() + unexpected.size() + mismatched.size(); }
+  bool clean() const { return faults() == 0; }
+
+  /// A line each; `what` is texts and numbers.
+  template <class... What>
+  void miss(const std::string& name, const What&... what) {
+    missing.push_back({Code::missing_tensor, name, detail::join(what...)});
+  }
+  template <class... What>
+  void unexpect(Code code, const std::string& name, const What&... what) {
+    unexpected.push_back({code, name, detail::join(what...)});
+  }
+  template <class... What>
+  void mismatch(Code code, const std::string& name, const What&... what) {
+    mismatched.push_back({code, name, detail::join(what...)});
+  }
+  template <class... What>
+  void convert(const std::string& name, const What&... what) {
+    converted.push_back({name, detail::join(what...)});
+  }
+  template <class... What>
+  void note(const std::string& name, const What&... what) {
+    notes.push_back({name, detail::join(what...)});
+  }
+  void append(const Report& other) {
+    const auto add = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    add(matched, other.matched);
+    add(missing, other.missing);
+    add(unexpected, other.unexpected);
+    add(mismatched, other.mismatched);
+    add(converted, other.converted);
+    add(notes, other.notes);
+  }
 };
 
 struct LoadOptions {
@@ -50,7 +82,7 @@ inline void expect_clean(const Report& report, const Path& tensors_path, const P
       if (listed++ > 0) text += "; ";
       text.append(shown(fault.name)).append(" ").append(fault.what);
     }
-    if (all > listed) text += moxie::detail::join({"; and ", moxie::detail::text(all - listed), " more"});
+    if (all > listed) text += join("; and ", all - listed, " more");
     const bool of_config = code == Code::unknown_config_key || code == Code::pattern_unused;
     refuse(code, of_config ? config_path : tensors_path, text + " (a lenient load reports it and goes on)");
   }

@@ -88,10 +88,8 @@ class TensorFile {
   void expect_finite(const TensorInfo& t, bool allow_non_finite = false) const {
     for_numbers(t, [&](std::size_t i, double number) {
       if (std::isfinite(static_cast<S>(number)) || (allow_non_finite && !std::isfinite(number))) return;
-      refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t,
-             moxie::detail::join(
-                 {"number ", moxie::detail::text(i), " is ", moxie::detail::text(number),
-                  std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one"}));
+      refuse(std::isfinite(number) ? Code::value_range : Code::non_finite, t, "number ", i, " is ", number,
+             std::isfinite(number) ? ", too large for the scalar" : ", wanted a finite one");
     });
   }
   /// A tensor's numbers, converted to S. Throws ShapeMismatch where `to` has another size, UnsupportedDtype,
@@ -108,12 +106,13 @@ class TensorFile {
 
  private:
   explicit TensorFile(const Path& path) : path_(path) {}
-  [[noreturn]] void refuse(Code code, const TensorInfo& t, std::string_view what) const {
-    detail::refuse(code, path_, moxie::detail::join({"tensor ", detail::shown(t.name), ": ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const TensorInfo& t, const What&... what) const {
+    detail::refuse(code, path_, "tensor ", detail::shown(t.name), ": ", what...);
   }
 
   void expect_weight(const TensorInfo& t) const {
-    detail::check_weight_dtype(t.dtype, [&](Code code, const std::string& what) { refuse(code, t, what); });
+    detail::check_weight_dtype(t.dtype, [&](Code code, const auto&... what) { refuse(code, t, what...); });
   }
 
   /// f(i, number i) for every number.
@@ -134,20 +133,17 @@ class TensorFile {
     while (first < head.size() && detail::is_space(head[first])) ++first;
     const bool object_follows = first < head.size() && head[first] == '{';
     if (!kind.empty() && head.size() > 8 && !object_follows)
-      detail::refuse(Code::not_safetensors, path, moxie::detail::join({"is ", kind, ", wanted safetensors"}));
+      detail::refuse(Code::not_safetensors, path, "is ", kind, ", wanted safetensors");
     if (size < 8)
       detail::refuse(Code::header_too_small, path,
                      number(size) + " bytes, wanted at least 8 for a header's length");
     const auto length = detail::load_little<std::uint64_t>(head.data());
     if (length > most_header_bytes)
-      detail::refuse(
-          Code::header_too_large, path,
-          moxie::detail::join({"a header of ", number(length), " bytes, wanted at most ",
-                               number(most_header_bytes), " (is the length's byte order little-endian?)"}));
+      detail::refuse(Code::header_too_large, path, "a header of ", number(length), " bytes, wanted at most ",
+                     number(most_header_bytes), " (is the length's byte order little-endian?)");
     if (length > size - 8)
-      detail::refuse(
-          Code::invalid_header_length, path,
-          moxie::detail::join({"a header of ", number(length), " bytes in a file of ", number(size)}));
+      detail::refuse(Code::invalid_header_length, path, "a header of ", number(length),
+                     " bytes in a file of ", number(size));
     return length;
   }
 
@@ -168,22 +164,19 @@ class TensorFile {
     const std::string_view text = found == metadata().end() ? std::string_view() : found->second;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
     if (text.empty() || error != std::errc() || end != text.data() + text.size() || version < 1)
-      source.refuse(Code::bad_metadata, moxie::detail::join({version_key, " is ", detail::shown(text),
-                                                             ", wanted a number from 1 on"}));
+      source.refuse(Code::bad_metadata, version_key, " is ", detail::shown(text),
+                    ", wanted a number from 1 on");
     if (version > format_version)
-      source.refuse(Code::version_too_new,
-                    moxie::detail::join({"written as version ", text, ", this library reads up to ",
-                                         moxie::detail::text(format_version)}));
+      source.refuse(Code::version_too_new, "written as version ", text, ", this library reads up to ",
+                    format_version);
   }
   void verify() const {
     if (!checksummed_) return;
     const auto found = metadata().find(std::string(tensors_key));
     const std::string_view sums = found == metadata().end() ? std::string_view() : found->second;
     if (sums.size() != 8 * tensors().size())
-      detail::refuse(
-          Code::bad_metadata, path_,
-          moxie::detail::join({tensors_key, " has ", moxie::detail::text(sums.size()), " digits, wanted ",
-                               moxie::detail::text(8 * tensors().size()), ", 8 for each tensor"}));
+      detail::refuse(Code::bad_metadata, path_, tensors_key, " has ", sums.size(), " digits, wanted ",
+                     8 * tensors().size(), ", 8 for each tensor");
     for (std::size_t i = 0; i < tensors().size(); ++i)
       if (sums.substr(8 * i, 8) != checksum_text(crc32c(bytes(tensors()[i]))))
         refuse(Code::checksum_mismatch, tensors()[i], "its bytes are not as they were written");

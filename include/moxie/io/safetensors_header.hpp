@@ -43,7 +43,7 @@ namespace detail {
 /// Makes a TensorHeader of a header's JSON, event by event.
 class HeaderEvents : public JsonEvents {
   auto refusal(const TensorInfo& t) const {
-    return [this, &t](Code code, const std::string& what) { refuse_tensor(code, what, t); };
+    return [this, &t](Code code, const auto&... what) { refuse_of(code, t, what...); };
   }
 
  public:
@@ -70,8 +70,7 @@ class HeaderEvents : public JsonEvents {
     if (at_ == At::metadata) {
       if (header.metadata.contains(key)) refuse(Code::duplicate_key, "twice in __metadata__: " + shown(key));
       if (header.metadata.size() == most_metadata_texts)
-        refuse(Code::too_large,
-               "__metadata__ of more than " + moxie::detail::text(most_metadata_texts) + " texts");
+        refuse(Code::too_large, "__metadata__ of more than ", most_metadata_texts, " texts");
       count(metadata_bytes_, key.size(), most_metadata_bytes, "__metadata__");
       text_ = &header.metadata[key];
       at_ = At::text;
@@ -82,10 +81,10 @@ class HeaderEvents : public JsonEvents {
       has_metadata_ = true;
       at_ = At::metadata_value;
     } else {
-      check_tensor_name(key, [this](Code code, const std::string& what) { refuse(code, what); });
+      check_tensor_name(key, [this](Code code, const auto&... what) { refuse(code, what...); });
       count(names_bytes_, key.size(), most_names_bytes, "tensors' names");
       if (header.tensors.size() == most_tensors)
-        refuse(Code::too_many_tensors, "more than " + moxie::detail::text(most_tensors) + " tensors");
+        refuse(Code::too_many_tensors, "more than ", most_tensors, " tensors");
       header.tensors.push_back({.name = key, .shape = {}});
       fields_ = 0;
       at_ = At::entry_value;
@@ -119,7 +118,7 @@ class HeaderEvents : public JsonEvents {
   }
   bool end_array() {
     if (at_ == At::offsets && offsets_ != 2)
-      refuse_tensor(Code::bad_offsets, moxie::detail::text(offsets_) + " data_offsets, wanted 2");
+      refuse_tensor(Code::bad_offsets, offsets_, " data_offsets, wanted 2");
     at_ = At::entry;
     return true;
   }
@@ -127,7 +126,7 @@ class HeaderEvents : public JsonEvents {
     TensorInfo* const t = header.tensors.empty() ? nullptr : &header.tensors.back();
     if (at_ == At::shape) {
       if (n > static_cast<std::uint64_t>(std::numeric_limits<Index>::max()))
-        refuse_tensor(Code::too_large, "a dimension of " + moxie::detail::text(n));
+        refuse_tensor(Code::too_large, "a dimension of ", n);
       t->shape.push_back(static_cast<Index>(n));
       check_tensor_dims(t->shape.size(), refusal(*t));
     } else if (at_ == At::offsets) {
@@ -158,37 +157,26 @@ class HeaderEvents : public JsonEvents {
     bool cut = false;
     for (const TensorInfo& t : header.tensors) {
       const std::uint64_t bytes = tensor_bytes(t, refusal(t));
-      if (t.begin > t.end) refuse_tensor(Code::bad_offsets, "data_offsets that run backwards", t);
+      if (t.begin > t.end) refuse_of(Code::bad_offsets, t, "data_offsets that run backwards");
       const bool sized = t.end - t.begin == bytes;
       if (t.end > data_bytes && !sized)
-        refuse_tensor(Code::offset_range,
-                      moxie::detail::join({"data up to byte ", moxie::detail::text(t.end),
-                                           ", wanted at most ", moxie::detail::text(data_bytes)}),
-                      t);
+        refuse_of(Code::offset_range, t, "data up to byte ", t.end, ", wanted at most ", data_bytes);
       if (!sized)
-        refuse_tensor(Code::size_mismatch,
-                      moxie::detail::join({moxie::detail::text(t.end - t.begin), " bytes of data, wanted ",
-                                           moxie::detail::text(bytes), " for its dtype and shape"}),
-                      t);
+        refuse_of(Code::size_mismatch, t, t.end - t.begin, " bytes of data, wanted ", bytes,
+                  " for its dtype and shape");
       cut = cut || t.end > data_bytes;
     }
     std::uint64_t filled = 0;
     for (const TensorInfo& t : header.tensors) {
       if (t.begin != filled)
-        refuse_tensor(t.begin > filled ? Code::offset_hole : Code::offset_overlap,
-                      moxie::detail::join({"data from byte ", moxie::detail::text(t.begin), ", wanted from ",
-                                           moxie::detail::text(filled), ", where the tensor before it ends"}),
-                      t);
+        refuse_of(t.begin > filled ? Code::offset_hole : Code::offset_overlap, t, "data from byte ", t.begin,
+                  ", wanted from ", filled, ", where the tensor before it ends");
       filled = t.end;
     }
-    if (cut)
-      refuse(Code::file_truncated,
-             moxie::detail::join(
-                 {moxie::detail::text(data_bytes), " bytes of data, wanted ", moxie::detail::text(filled)}));
+    if (cut) refuse(Code::file_truncated, data_bytes, " bytes of data, wanted ", filled);
     if (filled != data_bytes)
-      refuse(Code::trailing_data,
-             moxie::detail::join({moxie::detail::text(data_bytes), " bytes of data, wanted ",
-                                  moxie::detail::text(filled), ", where the last tensor ends"}));
+      refuse(Code::trailing_data, data_bytes, " bytes of data, wanted ", filled,
+             ", where the last tensor ends");
   }
 
  private:
@@ -208,19 +196,23 @@ class HeaderEvents : public JsonEvents {
     end
   };
 
-  [[noreturn]] void refuse(Code code, const std::string& what) const { source.refuse(code, what); }
-  [[noreturn]] void refuse_tensor(Code code, const std::string& what, const TensorInfo& t) const {
-    refuse(code, moxie::detail::join({"tensor ", shown(t.name), ": ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    source.refuse(code, what...);
   }
-  [[noreturn]] void refuse_tensor(Code code, const std::string& what) const {
-    refuse_tensor(code, what, header.tensors.back());
+  template <class... What>
+  [[noreturn]] void refuse_of(Code code, const TensorInfo& t, const What&... what) const {
+    refuse(code, "tensor ", shown(t.name), ": ", what...);
+  }
+  /// Of the tensor that is being read.
+  template <class... What>
+  [[noreturn]] void refuse_tensor(Code code, const What&... what) const {
+    refuse_of(code, header.tensors.back(), what...);
   }
   /// Adds n to a sum of bytes that has a limit.
   void count(std::size_t& sum, std::size_t n, std::size_t most, std::string_view of) const {
     sum += n;
-    if (sum > most)
-      refuse(Code::too_large,
-             moxie::detail::join({of, " of more than ", moxie::detail::text(most), " bytes"}));
+    if (sum > most) refuse(Code::too_large, of, " of more than ", most, " bytes");
   }
   bool misplaced() const {
     switch (at_) {
@@ -246,7 +238,7 @@ class HeaderEvents : public JsonEvents {
     constexpr At places[] = {At::dtype, At::shape_value, At::offsets_value};
     for (unsigned i = 0; i < 3; ++i)
       if (key == names[i]) {
-        if (fields_ & 1u << i) refuse_tensor(Code::duplicate_key, moxie::detail::join({names[i], " twice"}));
+        if (fields_ & 1u << i) refuse_tensor(Code::duplicate_key, names[i], " twice");
         fields_ |= 1u << i;
         offsets_ = 0;
         at_ = places[i];
@@ -257,9 +249,8 @@ class HeaderEvents : public JsonEvents {
   }
   void finish_entry() {
     if (fields_ != 7)
-      refuse_tensor(
-          Code::missing_field,
-          moxie::detail::join({"no ", fields_ & 1u ? (fields_ & 2u ? "data_offsets" : "shape") : "dtype"}));
+      refuse_tensor(Code::missing_field, "no ",
+                    fields_ & 1u ? (fields_ & 2u ? "data_offsets" : "shape") : "dtype");
   }
 
   At at_ = At::start;

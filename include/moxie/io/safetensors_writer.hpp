@@ -12,8 +12,8 @@ namespace moxie::inline MOXIE_ABI::io {
 /// Tensors on their way into a file. The same content makes the same bytes, in whatever order it was added.
 class TensorWriter {
   static auto refusal(const std::string& tensor) {
-    return [&tensor](Code code, std::string_view what) {
-      fail(code, moxie::detail::join({"tensor ", detail::shown(tensor), ": ", what}));
+    return [&tensor](Code code, const auto&... what) {
+      fail(code, detail::join("tensor ", detail::shown(tensor), ": ", what...));
     };
   }
 
@@ -32,9 +32,7 @@ class TensorWriter {
       const double wanted = static_cast<double>(values[i]);
       expect_finite(wanted, i, refuse);
       if (!detail::store_number(wanted, dtype, stored.bytes.data() + i * size))
-        refuse(Code::value_range,
-               moxie::detail::join({"number ", moxie::detail::text(i), " is ", moxie::detail::text(wanted),
-                                    ", too large for ", name(dtype)}));
+        refuse(Code::value_range, "number ", i, " is ", wanted, ", too large for ", name(dtype));
     }
     tensors_.try_emplace(tensor, std::move(stored));
   }
@@ -75,8 +73,7 @@ class TensorWriter {
 
   template <class Refuse>
   static void expect_finite(double number, std::size_t i, const Refuse& refuse) {
-    if (!std::isfinite(number))
-      refuse(Code::non_finite, "number " + moxie::detail::text(i) + " is not finite");
+    if (!std::isfinite(number)) refuse(Code::non_finite, "number ", i, " is not finite");
   }
   /// Room for a tensor that has `count` numbers of `size` bytes, as its shape must say.
   Stored empty(const std::string& tensor, std::vector<Index> shape, Dtype dtype, std::size_t count,
@@ -88,9 +85,8 @@ class TensorWriter {
     TensorInfo info{.name = tensor, .dtype = dtype, .shape = std::move(shape)};
     const std::uint64_t wanted = detail::tensor_bytes(info, refuse) / size;
     if (wanted != count)
-      refuse(Code::shape_mismatch, moxie::detail::join({moxie::detail::text(count),
-                                                        size > 1 ? " numbers, wanted " : " bytes, wanted ",
-                                                        moxie::detail::text(wanted), " for its shape"}));
+      refuse(Code::shape_mismatch, count, size > 1 ? " numbers, wanted " : " bytes, wanted ", wanted,
+             " for its shape");
     return {std::move(info), Bytes(count * size, '\0')};
   }
   /// As the reference orders them: wide numbers first, so that all lie aligned, BF16 before F16, then by
@@ -109,11 +105,9 @@ class TensorWriter {
     const detail::Source source{path};
     for (const auto& [key, value] : metadata) {
       if (key.rfind(own_keys, 0) == 0)
-        source.refuse(Code::bad_metadata,
-                      moxie::detail::join({"key ", detail::shown(key), ", which is the writer's own"}));
+        source.refuse(Code::bad_metadata, "key ", detail::shown(key), ", which is the writer's own");
       if (!detail::is_utf8(key) || !detail::is_utf8(value))
-        source.refuse(Code::bad_metadata,
-                      moxie::detail::join({"no UTF-8 in the metadata of key ", detail::shown(key)}));
+        source.refuse(Code::bad_metadata, "no UTF-8 in the metadata of key ", detail::shown(key));
     }
     std::map<std::string, std::string> texts = metadata;
     texts[std::string(version_key)] = moxie::detail::text(format_version);
@@ -123,16 +117,14 @@ class TensorWriter {
 
     std::string json = "{\"__metadata__\":{";
     for (const auto& [key, value] : texts)
-      json += moxie::detail::join({json.back() == '{' ? "" : ",", quoted(key), ":", quoted(value)});
+      json += detail::join(json.back() == '{' ? "" : ",", quoted(key), ":", quoted(value));
     json += '}';
     std::uint64_t at = 0;
     for (const Stored* t : order) {
       std::string shape;
-      for (const Index n : t->info.shape)
-        shape += moxie::detail::join({shape.empty() ? "" : ",", moxie::detail::text(n)});
-      json += moxie::detail::join({",", quoted(t->info.name), ":{\"dtype\":\"", name(t->info.dtype),
-                                   "\",\"shape\":[", shape, "],\"data_offsets\":[", moxie::detail::text(at),
-                                   ",", moxie::detail::text(at + t->bytes.size()), "]}"});
+      for (const Index n : t->info.shape) shape += detail::join(shape.empty() ? "" : ",", n);
+      json += detail::join(",", quoted(t->info.name), ":{\"dtype\":\"", name(t->info.dtype), "\",\"shape\":[",
+                           shape, "],\"data_offsets\":[", at, ",", at + t->bytes.size(), "]}");
       at += t->bytes.size();
     }
     json += '}';

@@ -34,10 +34,8 @@ template <class Refuse>
 void check_tensor_name(std::string_view name, const Refuse& refuse) {
   if (name.empty()) refuse(Code::empty_name, "a tensor without a name");
   if (name.size() > most_name_bytes)
-    refuse(Code::name_too_long,
-           moxie::detail::join({"a tensor's name of ", moxie::detail::text(name.size()),
-                                " bytes, wanted at most ", moxie::detail::text(most_name_bytes), ": ",
-                                shown(name)}));
+    refuse(Code::name_too_long, "a tensor's name of ", name.size(), " bytes, wanted at most ",
+           most_name_bytes, ": ", shown(name));
   if (!is_utf8(name)) refuse(Code::bad_name, "no UTF-8 in the tensor's name " + shown(name));
   if (name == "__metadata__") refuse(Code::bad_name, "__metadata__, a name that the format itself uses");
   for (const char c : name)
@@ -46,8 +44,7 @@ void check_tensor_name(std::string_view name, const Refuse& refuse) {
 }
 template <class Refuse>
 void check_tensor_dims(std::size_t dims, const Refuse& refuse) {
-  if (dims > most_dims)
-    refuse(Code::too_many_dims, "more than " + moxie::detail::text(most_dims) + " dimensions");
+  if (dims > most_dims) refuse(Code::too_many_dims, "more than ", most_dims, " dimensions");
 }
 /// The bytes that the tensor's dtype and shape take.
 template <class Refuse>
@@ -70,8 +67,7 @@ std::uint64_t tensor_bytes(const TensorInfo& t, const Refuse& refuse) {
 template <class Refuse>
 void check_weight_dtype(Dtype dtype, const Refuse& refuse) {
   if (!is_weight(dtype))
-    refuse(Code::unsupported_dtype,
-           moxie::detail::join({"dtype ", name(dtype), ", wanted F64, F32, F16 or BF16"}));
+    refuse(Code::unsupported_dtype, "dtype ", name(dtype), ", wanted F64, F32, F16 or BF16");
 }
 
 }  // namespace detail

@@ -37,7 +37,10 @@ class TorchArchive {
   }
 
  private:
-  [[noreturn]] void refuse(Code code, std::string_view what) const { detail::refuse(code, path_, what); }
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    detail::refuse(code, path_, what...);
+  }
 
   void sort_entries() {
     std::string_view folder;  // with its slash
@@ -45,7 +48,7 @@ class TorchArchive {
       folder = zip_.entries()[0].name.substr(0, zip_.entries()[0].name.find('/') + 1);
     for (const ZipEntry& e : zip_.entries()) {
       if (folder.size() < 2 || e.name.substr(0, folder.size()) != folder)
-        refuse(Code::bad_name, moxie::detail::join({"entry ", shown(e.name), ", wanted all in one folder"}));
+        refuse(Code::bad_name, "entry ", shown(e.name), ", wanted all in one folder");
       const std::string_view what = e.name.substr(folder.size());
       if (what.substr(0, 5) == "code/" || what == "constants.pkl")
         refuse(Code::not_torch_file,
@@ -58,23 +61,20 @@ class TorchArchive {
       else if (what.substr(0, 5) == "data/" && what.size() > 5)
         keys_[what.substr(5)] = &e;
       else
-        refuse(Code::unknown_field,
-               moxie::detail::join({"entry ", shown(e.name), ", which torch.save does not write"}));
+        refuse(Code::unknown_field, "entry ", shown(e.name), ", which torch.save does not write");
     }
   }
   std::string_view setting(std::string_view what) const {
     const auto found = settings_.find(what);
     if (found == settings_.end())
-      refuse(Code::missing_field,
-             moxie::detail::join({"no entry ", what, " in the archive, which torch.save writes"}));
+      refuse(Code::missing_field, "no entry ", what, " in the archive, which torch.save writes");
     return zip_.data(*found->second);
   }
   void check_settings() const {
     check_version("version", 10);
     if (settings_.contains(".format_version")) check_version(".format_version", 1);
     if (settings_.contains("byteorder") && setting("byteorder") != "little")
-      refuse(Code::unsupported_archive,
-             moxie::detail::join({"byteorder is ", shown(setting("byteorder")), ", wanted 'little'"}));
+      refuse(Code::unsupported_archive, "byteorder is ", shown(setting("byteorder")), ", wanted 'little'");
   }
   void check_version(std::string_view what, int most) const {
     std::string_view text = setting(what);
@@ -83,11 +83,9 @@ class TorchArchive {
     int version = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
     if (text.empty() || end != text.data() + text.size() || error != std::errc() || version < 1)
-      refuse(Code::bad_metadata,
-             moxie::detail::join({what, " is ", shown(all), ", wanted a number from 1 on"}));
+      refuse(Code::bad_metadata, what, " is ", shown(all), ", wanted a number from 1 on");
     if (version > most)
-      refuse(Code::version_too_new, moxie::detail::join({what, " is ", text, ", this library reads up to ",
-                                                         moxie::detail::text(most)}));
+      refuse(Code::version_too_new, what, " is ", text, ", this library reads up to ", most);
   }
 
   const Path& path_;

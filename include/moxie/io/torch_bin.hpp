@@ -28,8 +28,7 @@ inline void expect_torch_zip(std::string_view head, const Path& path) {
     kind = "safetensors";
   else if (kind.empty())
     kind = "no zip archive";
-  refuse(Code::not_torch_file, path,
-         moxie::detail::join({"is ", kind, ", wanted what torch.save writes since 1.6"}));
+  refuse(Code::not_torch_file, path, "is ", kind, ", wanted what torch.save writes since 1.6");
 }
 
 /// Makes a TensorHeader of a file's bytes.
@@ -45,9 +44,7 @@ class TorchReader {
   TensorHeader read() {
     const std::string_view pickle = archive_.pickle();
     if (pickle.size() > most_pickle_bytes)
-      refuse(Code::too_large,
-             moxie::detail::join({"a pickle of ", moxie::detail::text(pickle.size()),
-                                  " bytes, wanted at most ", moxie::detail::text(most_pickle_bytes)}));
+      refuse(Code::too_large, "a pickle of ", pickle.size(), " bytes, wanted at most ", most_pickle_bytes);
     Reader reader(pickle, path_, *this);
     const Value root = reader.read();
     for (const TorchArchive::Storage& s : archive_.storages)
@@ -70,14 +67,13 @@ class TorchReader {
     if (s == nullptr) reader.refuse(Code::missing_field, "no entry in the archive for storage " + shown(key));
     const Dtype dtype = pickle_globals[id[1].at].dtype;
     if (s->used && s->dtype != dtype)
-      reader.refuse(Code::bad_tensor_entry, moxie::detail::join({"storage ", shown(key), " is of ",
-                                                                 name(dtype), " and of ", name(s->dtype)}));
+      reader.refuse(Code::bad_tensor_entry, "storage ", shown(key), " is of ", name(dtype), " and of ",
+                    name(s->dtype));
     const std::int64_t count = values.integer(id[4]);
     const std::uint64_t bytes = s->end - s->begin, size = facts(dtype).bits / 8;
     if (count < 0 || static_cast<std::uint64_t>(count) != bytes / size || bytes % size != 0)
-      reader.refuse(Code::size_mismatch,
-                    moxie::detail::join({"storage ", shown(key), " of ", moxie::detail::text(count), " ",
-                                         name(dtype), " has ", moxie::detail::text(bytes), " bytes"}));
+      reader.refuse(Code::size_mismatch, "storage ", shown(key), " of ", count, " ", name(dtype), " has ",
+                    bytes, " bytes");
     s->dtype = dtype;
     s->used = true;
     return static_cast<std::uint64_t>(s - archive_.storages.data());
@@ -94,7 +90,7 @@ class TorchReader {
       reader.refuse(Code::bad_tensor_entry,
                     "a tensor of other than storage, offset, size, strides, a truth value and no hooks");
     if (tensors_.size() == most_tensors)
-      reader.refuse(Code::too_many_tensors, "more than " + moxie::detail::text(most_tensors) + " tensors");
+      reader.refuse(Code::too_many_tensors, "more than ", most_tensors, " tensors");
     View v{.storage = &archive_.storages[static_cast<std::size_t>(a[0].at)], .info = {}, .strides = {}};
     v.info.dtype = v.storage->dtype;
     v.info.shape = whole_numbers(reader, reader.values().items(a[2]), Code::bad_shape, "sizes");
@@ -111,17 +107,19 @@ class TorchReader {
     std::vector<Index> strides;
   };
 
-  [[noreturn]] void refuse(Code code, std::string_view what) const { detail::refuse(code, path_, what); }
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    detail::refuse(code, path_, what...);
+  }
   static std::uint64_t item_size(const View& v) { return facts(v.info.dtype).bits / 8; }
 
   static std::vector<Index> whole_numbers(const Reader& reader, std::span<const Value> items, Code code,
                                           std::string_view what) {
-    if (items.size() > most_dims)
-      reader.refuse(Code::too_many_dims, "more than " + moxie::detail::text(most_dims) + " dimensions");
+    if (items.size() > most_dims) reader.refuse(Code::too_many_dims, "more than ", most_dims, " dimensions");
     std::vector<Index> numbers;
     for (const Value& v : items) {
       if (v.kind != Kind::integer || reader.values().integer(v) < 0)
-        reader.refuse(code, moxie::detail::join({"a tensor's ", what, ", wanted whole numbers from 0 on"}));
+        reader.refuse(code, "a tensor's ", what, ", wanted whole numbers from 0 on");
       numbers.push_back(reader.values().integer(v));
     }
     return numbers;
@@ -129,13 +127,11 @@ class TorchReader {
   /// Where the view lies; all of it inside its storage.
   void place(const Reader& reader, View& v, std::int64_t offset) const {
     if (v.info.shape.size() != v.strides.size())
-      reader.refuse(
-          Code::bad_stride,
-          moxie::detail::join({moxie::detail::text(v.strides.size()), " strides, wanted one for each of ",
-                               moxie::detail::text(v.info.shape.size()), " dimensions"}));
+      reader.refuse(Code::bad_stride, v.strides.size(), " strides, wanted one for each of ",
+                    v.info.shape.size(), " dimensions");
     const std::uint64_t stored = v.storage->end - v.storage->begin,
                         bytes = tensor_bytes(
-                            v.info, [&](Code code, std::string_view what) { reader.refuse(code, what); });
+                            v.info, [&](Code code, const auto&... what) { reader.refuse(code, what...); });
     // The number behind the last one.
     std::uint64_t last = static_cast<std::uint64_t>(offset), step = 0;
     bool fits = offset >= 0;
@@ -145,13 +141,10 @@ class TorchReader {
                                      static_cast<std::uint64_t>(v.strides[i]), &step) &&
              !__builtin_add_overflow(last, step, &last);
     if (!fits || last > stored / item_size(v) || (bytes > 0 && last == stored / item_size(v)))
-      reader.refuse(Code::offset_range, moxie::detail::join({"a tensor that reaches beyond the ",
-                                                             moxie::detail::text(stored / item_size(v)),
-                                                             " numbers of its storage"}));
+      reader.refuse(Code::offset_range, "a tensor that reaches beyond the ", stored / item_size(v),
+                    " numbers of its storage");
     if (bytes > stored)
-      reader.refuse(Code::bad_stride,
-                    moxie::detail::join({"an expanded tensor, ", moxie::detail::text(bytes),
-                                         " bytes of a storage of ", moxie::detail::text(stored)}));
+      reader.refuse(Code::bad_stride, "an expanded tensor, ", bytes, " bytes of a storage of ", stored);
     v.info.begin = v.storage->begin + static_cast<std::uint64_t>(offset) * item_size(v);
     v.info.end = v.info.begin + bytes;
   }
@@ -159,27 +152,23 @@ class TorchReader {
   /// The tensors by name, in the order of the dictionary.
   TensorHeader list(const PickleStore& values, const Value& root) {
     if (root.kind != Kind::dict)
-      refuse(Code::not_state_dict,
-             moxie::detail::join({"it holds ", name(root.kind), ", wanted a dictionary of tensors by name"}));
+      refuse(Code::not_state_dict, "it holds ", name(root.kind), ", wanted a dictionary of tensors by name");
     TensorHeader header;
     header.tensors.reserve(
         static_cast<std::size_t>(std::min<std::uint64_t>(values.size(root), most_tensors)));
     std::uint64_t all = 0;
     values.for_entries(root, [&](const Value& key, const Value& value) {
       if (key.kind != Kind::text)
-        refuse(Code::not_state_dict,
-               moxie::detail::join({"a key is ", name(key.kind), ", wanted tensors by name"}));
+        refuse(Code::not_state_dict, "a key is ", name(key.kind), ", wanted tensors by name");
       const std::string_view named = values.text(key);
-      check_tensor_name(named, [this](Code code, std::string_view what) { refuse(code, what); });
+      check_tensor_name(named, [this](Code code, const auto&... what) { refuse(code, what...); });
       if (value.kind != Kind::tensor)
-        refuse(Code::not_state_dict,
-               moxie::detail::join({shown(named), " is ", name(value.kind), ", wanted a tensor"}));
+        refuse(Code::not_state_dict, shown(named), " is ", name(value.kind), ", wanted a tensor");
       const View& v = tensors_[static_cast<std::size_t>(value.at)];
       all += v.info.end - v.info.begin;
       if (all > most_sharing * bytes_.size())
-        refuse(Code::too_large,
-               moxie::detail::join({"tensors that share storages, together more than ",
-                                    moxie::detail::text(most_sharing), " times the file's size"}));
+        refuse(Code::too_large, "tensors that share storages, together more than ", most_sharing,
+               " times the file's size");
       header.tensors.push_back(v.info);
       TensorInfo& info = header.tensors.back();
       info.name = named;

@@ -27,9 +27,7 @@ class ZipArchive {
     const Directory directory = find_directory();
     end_of_entries_ = directory.begin;
     if (directory.count > most_entries)
-      refuse(Code::too_large, moxie::detail::join({moxie::detail::text(directory.count),
-                                                   " entries in the archive, wanted at most ",
-                                                   moxie::detail::text(most_entries)}));
+      refuse(Code::too_large, directory.count, " entries in the archive, wanted at most ", most_entries);
     // An entry of the directory takes at least so many bytes, so the file bounds their number.
     if (directory.count > (directory.end - directory.begin) / entry_size)
       refuse(Code::bad_archive, "more entries than its directory has room for");
@@ -40,7 +38,7 @@ class ZipArchive {
     if (at != directory.end) refuse(Code::bad_archive, "bytes behind the last entry of its directory");
     std::set<std::string_view> names;  // by order: a table could be flooded with colliding names
     for (const ZipEntry& e : entries_)
-      if (!names.insert(e.name).second) refuse(Code::duplicate_key, "twice in the archive", e.name);
+      if (!names.insert(e.name).second) refuse_entry(Code::duplicate_key, e.name, "twice in the archive");
   }
 
   const std::vector<ZipEntry>& entries() const { return entries_; }
@@ -52,9 +50,8 @@ class ZipArchive {
     std::uint64_t at = 0;
     for (std::size_t i = 0; i < entries_.size(); ++i) at = check_entry(entries_[i], stored_[i], at);
     if (at != end_of_entries_)
-      refuse(at < end_of_entries_ ? Code::offset_hole : Code::offset_overlap,
-             moxie::detail::join({"its directory begins at byte ", moxie::detail::text(end_of_entries_),
-                                  ", wanted ", moxie::detail::text(at), ", where the last entry ends"}));
+      refuse(at < end_of_entries_ ? Code::offset_hole : Code::offset_overlap, "its directory begins at byte ",
+             end_of_entries_, ", wanted ", at, ", where the last entry ends");
   }
 
  private:
@@ -73,9 +70,13 @@ class ZipArchive {
   static constexpr std::uint16_t has_descriptor = 1u << 3, utf8_name = 1u << 11;
   static constexpr std::uint64_t most32 = 0xffffffffu;
 
-  [[noreturn]] void refuse(Code code, std::string_view what) const { detail::refuse(code, path_, what); }
-  [[noreturn]] void refuse(Code code, std::string_view what, std::string_view entry) const {
-    refuse(code, moxie::detail::join({"entry ", shown(entry), ": ", what}));
+  template <class... What>
+  [[noreturn]] void refuse(Code code, const What&... what) const {
+    detail::refuse(code, path_, what...);
+  }
+  template <class... What>
+  [[noreturn]] void refuse_entry(Code code, std::string_view entry, const What&... what) const {
+    refuse(code, "entry ", shown(entry), ": ", what...);
   }
   std::string_view slice(std::uint64_t at, std::uint64_t n) const {
     return bytes_.substr(static_cast<std::size_t>(at), static_cast<std::size_t>(n));
@@ -134,7 +135,7 @@ class ZipArchive {
   /// One entry of the directory at byte `at`; the byte behind it.
   std::uint64_t read_entry(std::uint64_t at, std::uint64_t end) {
     if (end - at < entry_size || !starts(at, "PK\1\2", end))
-      refuse(Code::bad_archive, "byte " + moxie::detail::text(at) + " is no entry of its directory");
+      refuse(Code::bad_archive, "byte ", at, " is no entry of its directory");
     const std::uint64_t name_size = number<std::uint16_t>(at + 28),
                         extra_size = number<std::uint16_t>(at + 30);
     if (end - at - entry_size < name_size + extra_size)
@@ -181,24 +182,20 @@ class ZipArchive {
   std::uint64_t check_entry(ZipEntry& e, const Stored& s, std::uint64_t at) {
     const std::uint64_t end = end_of_entries_;
     if ((s.flags & ~(has_descriptor | utf8_name)) != 0)
-      refuse(Code::unsupported_archive, s.flags & 1u ? "encrypted" : "flags that stored entries do not need",
-             e.name);
+      refuse_entry(Code::unsupported_archive, e.name,
+                   s.flags & 1u ? "encrypted" : "flags that stored entries do not need");
     if (s.method != 0)
-      refuse(Code::unsupported_archive,
-             moxie::detail::join(
-                 {"compressed by method ", moxie::detail::text(s.method), ", wanted a stored one"}),
-             e.name);
+      refuse_entry(Code::unsupported_archive, e.name, "compressed by method ", s.method,
+                   ", wanted a stored one");
     if (s.offset != at)
-      refuse(s.offset > at ? Code::offset_hole : Code::offset_overlap,
-             moxie::detail::join({"begins at byte ", moxie::detail::text(s.offset), ", wanted ",
-                                  moxie::detail::text(at), ", where the one before it ends"}),
-             e.name);
+      refuse_entry(s.offset > at ? Code::offset_hole : Code::offset_overlap, e.name, "begins at byte ",
+                   s.offset, ", wanted ", at, ", where the one before it ends");
     if (!starts(at, "PK\3\4", end) || end - at < local_size)
-      refuse(Code::bad_archive, "no local header", e.name);
+      refuse_entry(Code::bad_archive, e.name, "no local header");
     const std::uint64_t name_size = number<std::uint16_t>(at + 26),
                         extra_size = number<std::uint16_t>(at + 28);
     if (end - at - local_size < name_size + extra_size)
-      refuse(Code::bad_archive, "a local header longer than the archive", e.name);
+      refuse_entry(Code::bad_archive, e.name, "a local header longer than the archive");
     const bool described = s.flags & has_descriptor;
     // A descriptor behind the data may stand for checksum and sizes here.
     const std::uint64_t narrow = std::min(s.size, most32);
@@ -210,17 +207,14 @@ class ZipArchive {
                       number<std::uint32_t>(at + 10) == s.time &&
                       (says(s.crc, narrow) || (described && says(0, 0))) &&
                       slice(at + local_size, name_size) == e.name;
-    if (!same) refuse(Code::bad_archive, "its local header differs from the directory", e.name);
+    if (!same) refuse_entry(Code::bad_archive, e.name, "its local header differs from the directory");
     check_extra(e, s, slice(at + local_size + name_size, extra_size));
     e.begin = at + local_size + name_size + extra_size;
     if (s.size > end - e.begin)
-      refuse(Code::offset_overlap,
-             moxie::detail::join({moxie::detail::text(s.size), " bytes, of which the archive has ",
-                                  moxie::detail::text(end - e.begin)}),
-             e.name);
+      refuse_entry(Code::offset_overlap, e.name, s.size, " bytes, of which the archive has ", end - e.begin);
     e.end = e.begin + s.size;
     if (crc32(data(e)) != s.crc)
-      refuse(Code::checksum_mismatch, "its bytes are not as they were written (CRC-32)", e.name);
+      refuse_entry(Code::checksum_mismatch, e.name, "its bytes are not as they were written (CRC-32)");
     return described ? check_descriptor(e, s) : e.end;
   }
   /// Padding up to an aligned place, and the same 64-bit numbers as in the directory.
@@ -233,10 +227,10 @@ class ZipArchive {
       if (kind == 1 && !wide && is_wide_block(extra.substr(0, size), s))
         wide = true;
       else if (kind != padding)
-        refuse(Code::bad_archive, "an extra field other than padding and the directory's", e.name);
+        refuse_entry(Code::bad_archive, e.name, "an extra field other than padding and the directory's");
       extra.remove_prefix(size);
     }
-    if (!extra.empty()) refuse(Code::bad_archive, "an extra field that is cut off", e.name);
+    if (!extra.empty()) refuse_entry(Code::bad_archive, e.name, "an extra field that is cut off");
   }
   /// The directory's own; with a zero for the stored size where a descriptor tells it, as torch writes above
   /// 4 GiB.
@@ -258,7 +252,7 @@ class ZipArchive {
     };
     if (end - e.end < size || !starts(e.end, "PK\7\10", end) || number<std::uint32_t>(e.end + 4) != s.crc ||
         !is_size(e.end + 8) || !is_size(e.end + 8 + width))
-      refuse(Code::bad_archive, "its data descriptor differs from the directory", e.name);
+      refuse_entry(Code::bad_archive, e.name, "its data descriptor differs from the directory");
     return e.end + size;
   }
 

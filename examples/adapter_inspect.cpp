@@ -143,8 +143,10 @@ std::string picture(const Summary& s) {
   map.subtitle = s.mixture()
                      ? "mean over pairs of experts of the Frobenius norm of the difference of their updates"
                      : "Frobenius norm of the update";
-  if (values.size() < rows.size() * columns.size()) map.subtitle += "; 0: none there, or no finite number";
+  if (values.size() < rows.size() * columns.size())
+    map.subtitle += "; crossed out: none there, or no finite number";
   map.column.label = "projection";
+  map.row.label = "layer";
   map.value.label = s.mixture() ? "mean difference" : "norm";
   moxie::plot::Panel panel;
   constexpr std::size_t most_of_name = 60, most_cells = 20'000;
@@ -171,8 +173,9 @@ std::string picture(const Summary& s) {
       group.rows.push_back(row.second.empty() ? "-" : row.second);
       for (const std::string& column : columns) {
         const auto found = values.find({row, column});
-        panel.values.push_back(found == values.end() ? 0 : found->second);
-        high = std::max(high, panel.values.back());
+        panel.values.push_back(found == values.end() ? std::numeric_limits<double>::quiet_NaN()
+                                                     : found->second);
+        if (found != values.end()) high = std::max(high, found->second);
       }
     }
   map.panels = {panel};

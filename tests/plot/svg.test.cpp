@@ -214,6 +214,26 @@ TEST_CASE("a heat map darkens evenly from low to high", "[svg]") {
   CHECK(detail::heat(2) == detail::heat(1));
 }
 
+TEST_CASE("a heat map's cell without a number is crossed out, and counts for no scale", "[svg]") {
+  HeatMap map = heat_map();
+  map.row.label = "language";
+  const std::string whole = svg(map);
+  CHECK(contains(whole, ">language<"));
+  map.panels[0].values[4] = std::nan("");  // neither the lowest nor the highest
+  const std::string picture = svg(map);
+  CHECK(xml_fault(picture) == "");
+  CHECK(count(picture, "#bbb") == count(whole, "#bbb") + 1);
+  CHECK(count(picture, ">0.25<") == count(whole, ">0.25<") - 1);
+  CHECK(count(picture, ">0.90<") == count(whole, ">0.90<"));
+  CHECK_FALSE(contains(picture, "nan"));
+  for (double& value : map.panels[0].values) value = std::nan("");
+  for (double& value : map.panels[1].values) value = std::nan("");
+  CHECK(refusal(map) == Code::non_finite);  // no scale
+  map.low = 0;
+  map.high = 1;
+  CHECK(xml_fault(svg(map)) == "");
+}
+
 TEST_CASE("flat data, one point and huge ranges are drawn", "[svg]") {
   LineChart chart = line_chart();
   for (const std::vector<double>& y :
@@ -259,7 +279,7 @@ TEST_CASE("values that are not finite and settings out of range are refused", "[
     CHECK(refusal(bars) == Code::non_finite);
     HeatMap map = heat_map();
     map.panels[0].values[5] = bad;
-    CHECK(refusal(map) == Code::non_finite);
+    CHECK((std::isnan(bad) || refusal(map) == Code::non_finite));
     map = heat_map();
     map.high = bad;
     CHECK(refusal(map) == Code::non_finite);

@@ -13,8 +13,8 @@
 /// Charts as SVG text: describe one as a LineChart, BarChart or HeatMap and pass it to `svg`. The same chart
 /// gives the same bytes whatever the locale. Curves differ by dash and mark, bars and cells by lightness:
 /// grey print keeps them apart. Texts are UTF-8. Every `svg` throws Error: shape_mismatch for nothing to draw
-/// or lengths that do not fit, non_finite for NaN, infinity or |value| >= 1e100, config_range for a setting
-/// out of its range.
+/// or lengths that do not fit, non_finite for NaN (but in the cells of a heat map), infinity or |value| >=
+/// 1e100, config_range for a setting out of its range.
 namespace moxie::inline MOXIE_ABI::plot {
 
 /// Captioned "label (unit)". With `log` a decimal logarithm, for line charts.
@@ -62,7 +62,7 @@ struct RowGroup {
 struct Panel {
   std::string title = {};
   std::vector<std::string> columns = {};
-  std::vector<double> values = {};  ///< [rows of all groups, columns], row-major
+  std::vector<double> values = {};  ///< [rows of all groups, columns], row-major; NaN: an empty cell
 };
 
 /// Panels in a grid with one colour scale from `low` to `high` (left out: the extremes of the values; what
@@ -70,7 +70,7 @@ struct Panel {
 /// enough.
 struct HeatMap {
   std::string title = {}, subtitle = {};
-  Axis column = {}, value = {};
+  Axis column = {}, row = {}, value = {};
   std::vector<RowGroup> rows = {};
   std::vector<Panel> panels = {};
   std::optional<double> low = {}, high = {};
@@ -213,11 +213,15 @@ inline std::string svg(const HeatMap& map) {
   }
   for (const Panel& p : map.panels) {
     expect_size("plot: panel \"" + p.title + "\"", p.values.size(), Index(rows * p.columns.size()));
-    range.add(p.title, p.values);
+    std::vector<double> there;
+    std::copy_if(p.values.begin(), p.values.end(), std::back_inserter(there),
+                 [](double value) { return !std::isnan(value); });
+    range.add(p.title, there);
     columns = std::max(columns, p.columns.size());
     column_label = std::max(column_label, widest(p.columns, 11));
-    if (!p.title.empty()) title_h = 24;
+    if (!p.title.empty() || !map.row.label.empty()) title_h = 24;
   }
+  left = std::max(left, 30 + text_width(caption(map.row), 11));
   expect_page(rows * columns > 0, map.width, 150);
   range = {map.low.value_or(range.low), map.high.value_or(range.high)};
   Range{}.add("low, high", {range.low, range.high});
@@ -246,6 +250,8 @@ inline std::string svg(const HeatMap& map) {
     const Panel& panel = map.panels[p];
     const double x = left + panel_w * double(p % across), head = top + panel_h * double(p / across);
     canvas.text(x, head + 14, panel.title, 12, "font-weight='bold'");
+    if (p % across == 0 && !map.row.label.empty())
+      canvas.text(left - 10, head + 14, caption(map.row), 11, "text-anchor='end' fill='#444'");
     double y = head + title_h;
     std::size_t i = 0;
     for (std::size_t g = 0; g < map.rows.size(); ++g) {
@@ -257,6 +263,11 @@ inline std::string svg(const HeatMap& map) {
         if (p % across == 0) canvas.text(left - 10, y + cell_h / 2 + 4, row, 12, "text-anchor='end'");
         for (std::size_t c = 0; c < panel.columns.size(); ++c, ++i) {
           const double at = x + cell_w * double(c), t = shade(panel.values[i]);
+          if (std::isnan(panel.values[i])) {
+            canvas.rect(at, y, cell_w - 1, cell_h - 1, "#f6f6f6");
+            canvas.line(at, y + cell_h - 1, at + cell_w - 1, y, "#bbb");
+            continue;
+          }
           const std::string value = number(panel.values[i], map.decimals);
           const double size = std::min(10.5, 0.84 * cell_w / (0.6 * double(value.size())));
           canvas.rect(at, y, cell_w - 1, cell_h - 1, heat(t));

@@ -149,7 +149,8 @@ void run(Options o) {
     f.parameters = moxie::count_parameters(adapters->set(), job.model.layout.size());
   }
   Checkpoint checkpoint(o, job, adapters ? &*adapters : nullptr);
-  if (o.report) std::filesystem::create_directories(o.out);
+  if (o.report) make_folder("--out", o.out);
+  if (!o.trace.empty()) make_folder("--trace", o.trace);
 
   std::printf("%s\n%s\n", heading(o, experts).c_str(), moxie::parameter_line(f.parameters).c_str());
   std::fflush(stdout);

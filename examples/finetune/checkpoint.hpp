@@ -28,7 +28,7 @@ class Checkpoint {
         if (std::filesystem::exists(folder_ / name))
           throw std::runtime_error("--save: " + (folder_ / name).string() +
                                    " is there already, wanted a folder without, or --resume");
-      std::filesystem::create_directories(folder_);
+      make_folder("--save", folder_);
       return;
     }
     const std::vector<TrainingState> states = read_states(folder_);

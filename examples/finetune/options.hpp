@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cmath>
+#include <filesystem>
 #include <thread>
 
 #include "../llama/adapters.hpp"
@@ -294,6 +295,15 @@ inline std::vector<llama::Site> sites(const Options& o) {
     result.push_back(site);
   }
   return result;
+}
+
+/// Makes the folder that an option names, before any work is done that would be lost without it.
+inline void make_folder(const char* option, const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error || !std::filesystem::is_directory(folder))
+    throw std::runtime_error(std::string(option) + ": cannot make the folder " + folder.string() +
+                             (error ? ", " + error.message() : ": there is something else"));
 }
 
 }  // namespace finetune

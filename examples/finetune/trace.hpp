@@ -37,7 +37,6 @@ class Trace {
     json["learning_rates"] = learning_rates_;
     json["seconds"] = seconds_;
     const std::filesystem::path folder = o.trace;
-    std::filesystem::create_directories(folder);
     const auto raw = [&](const char* file, const auto& values) {
       llama::write_atomically((folder / file).string(), [&](std::ostream& out) {
         out.write(reinterpret_cast<const char*>(values.data()),

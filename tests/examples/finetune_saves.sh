@@ -109,6 +109,9 @@ case $case in
     refused "--base: not the one of the run that is saved in first" --load first --base base/model.bin
     refused "--rank: got 4, wanted 2, $of" --load first --rank 4
     refused "--method: got molora, wanted mola as in the saved run" --load first --method molora
+    for option in --save --trace; do
+      refused "$option: cannot make the folder text/there" "${short[@]}" --steps 1 $option text/there
+    done
     refused "--steps: --load evaluates, without training" --load first --steps 3
     refused "--save: --load evaluates, without training" --load first --save second
     refused "--resume: wanted with --save" --resume

@@ -35,7 +35,7 @@ struct Round {
   Index mixed_steps, steps;
 };
 std::vector<Round> rounds(const Command& command) {
-  return {{"directly", 0, command.steps(90)}, {"after a mixed round", command.steps(90), command.steps(45)}};
+  return {{"directly", 0, command.steps(80)}, {"after a mixed round", command.steps(60), command.steps(40)}};
 }
 Setting in_round(Setting setting, const Round& round) {
   setting.tasks = {"pt", "ca"};

@@ -62,13 +62,17 @@ constexpr double unbounded = std::numeric_limits<double>::infinity();
 /// What all formats have in common.
 inline void read_common(ConfigReader& in, AdapterConfig& c) {
   in.text("base_model_name_or_path");
-  in.text("task_type");
+  const std::string task = in.text("task_type");
   in.known({"auto_mapping", "inference_mode", "peft_version", "revision", "init_lora_weights",
             "init_ia3_weights", "fan_in_fan_out"});
   in.boolean("fan_in_fan_out");
   c.target = ModuleRule::read(in, "target_modules");
   c.exclude = ModuleRule::read(in, "exclude_modules");
   c.modules_to_save = in.texts("modules_to_save");
+  // PEFT trains the heads of these tasks whole, and older versions do not write it down (peft_model.py).
+  const auto trained_whole = [&](const char* head) { c.modules_to_save.emplace_back(head); };
+  if (task == "SEQ_CLS" || task == "TOKEN_CLS") trained_whole("classifier"), trained_whole("score");
+  if (task == "QUESTION_ANS") trained_whole("qa_outputs");
   if (c.peft_type == "LORA") c.target_parameters = in.texts("target_parameters");
   if (c.target.empty() && c.target_parameters.empty())
     in.refuse(Code::nothing_matched, "target_modules", "means no module");

@@ -140,7 +140,11 @@ class KeptNames {
         if (saved_.contains(run)) return true;
       }
     }
-    return false;
+    // PEFT writes every module whose path has the name anywhere in it: "pre_classifier" for "classifier".
+    return std::any_of(saved_.begin(), saved_.end(), [&](std::string_view saved) {
+      spend(last);
+      return name.substr(0, last).find(saved) != std::string_view::npos;
+    });
   }
 
  private:

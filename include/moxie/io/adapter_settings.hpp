@@ -32,8 +32,12 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
   std::vector<bool> used;
   const std::vector<bool> meant = matcher.apply(c.target, modules, &used),
                           out = matcher.apply(c.exclude, modules);
+  // Lists for several kinds of base are common, and the file cannot tell which of them this one has.
+  if (!used.empty() && std::find(used.begin(), used.end(), true) == used.end())
+    source.refuse(Code::nothing_matched, "target_modules means none of its modules, the first of which is ",
+                  shown(modules.front()));
   for (std::size_t i = 0; i < used.size(); ++i)
-    if (!used[i]) report.miss(c.target.names[i], "is in target_modules, but no tensor is");
+    if (!used[i]) report.note(c.target.names[i], "is in target_modules, but no tensor is its");
   const auto overrides = [&](const auto& patterns, std::string_view key) {
     std::vector<std::string> texts;
     for (const auto& entry : patterns) texts.push_back(entry.pattern);

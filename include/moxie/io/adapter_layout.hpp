@@ -143,10 +143,24 @@ std::vector<Piece> pieces_of(const MoeAdapter<Bank, Router>& adapter, Format for
   return pieces;
 }
 
-/// What PEFT and its descendants write in front of a module's path.
-inline constexpr std::string_view peft_prefix = "base_model.model.";
-/// MoE-PEFT writes "mola.layers.0..." where the module's path is "model.layers.0...".
+/// What stands in front of a module's path: PEFT's words, or in MoE-PEFT the method's in place of "model.".
+inline std::string_view prefix_of(Format format, const AdapterConfig& c) {
+  if (format != Format::moe_peft) return "base_model.model.";
+  return c.peft_type == "MOLA" ? "mola." : "loramoe.";
+}
 inline constexpr std::string_view moe_peft_root = "model.";
+
+/// A module's path behind the prefix.
+inline std::string_view path_in_file(Format format, std::string_view module) {
+  return format == Format::moe_peft ? module.substr(moe_peft_root.size()) : module;
+}
+/// A tensor's name from its module's path on; nothing where the prefix is not there.
+inline std::optional<std::string> without_prefix(Format format, const AdapterConfig& c,
+                                                 std::string_view name) {
+  const std::string_view prefix = prefix_of(format, c);
+  if (name.substr(0, prefix.size()) != prefix) return std::nullopt;
+  return std::string(format == Format::moe_peft ? moe_peft_root : "").append(name.substr(prefix.size()));
+}
 
 /// Whether a module is of a feed-forward block, by the names that MoE-PEFT gives them.
 inline bool is_in_mlp(std::string_view module) { return module.find(".mlp.") != std::string_view::npos; }

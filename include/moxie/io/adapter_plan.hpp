@@ -101,16 +101,6 @@ inline std::string_view foreign_method(std::string_view name) {
   return {};
 }
 
-/// The path without its prefix, in our spelling; nothing where the prefix is not there.
-inline std::optional<std::string> without_prefix(Format format, const AdapterConfig& c,
-                                                 std::string_view name) {
-  const std::string_view prefix = format != Format::moe_peft ? peft_prefix
-                                  : c.peft_type == "MOLA"    ? std::string_view("mola.")
-                                                             : std::string_view("loramoe.");
-  if (name.substr(0, prefix.size()) != prefix) return std::nullopt;
-  return std::string(format == Format::moe_peft ? moe_peft_root : "").append(name.substr(prefix.size()));
-}
-
 /// Whether a tensor is one that the config says is kept whole: of a module in modules_to_save, or a bias of
 /// the base that was trained with the adapter.
 class KeptNames {
@@ -232,8 +222,8 @@ Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c
     if (without > 0 && !tensors.empty())
       hint.append("; ")
           .append(shown(tensors.front().name))
-          .append(" does not begin with \"")
-          .append(plan.format == Format::moe_peft ? "mola.\" or \"loramoe.\"" : "base_model.model.\"");
+          .append(" does not begin with ")
+          .append(shown(prefix_of(plan.format, c)));
     source.refuse(tensors.empty() ? Code::missing_tensor : Code::nothing_matched, hint);
   }
 

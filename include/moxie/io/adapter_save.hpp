@@ -52,10 +52,10 @@ Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptio
   for (std::size_t m = 0; m < modules.size(); ++m) {
     const auto& entry = set.entries()[m];
     const std::span<const S> theta = set.theta(Module{static_cast<Index>(m)});
-    const auto [prefix, path] = with_prefix(format, config, entry.name);
     for (const Piece& piece :
          std::visit([&](const auto& a) { return pieces_of(a, format, feedforward[m]); }, entry.adapter)) {
-      listing.push_back({name_of(format, prefix, path, piece), dtype, piece.shape});
+      listing.push_back({name_of(format, prefix_of(format, config), path_in_file(format, entry.name), piece),
+                         dtype, piece.shape});
       written.tensors.add(listing.back().name, piece.shape, std::span<const S>(from_theta(piece, theta)),
                           dtype);
     }

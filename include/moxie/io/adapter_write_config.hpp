@@ -67,14 +67,6 @@ void set_values(nlohmann::json& json, std::string_view key, std::string_view pat
     if (values[m] != most) json[std::string(pattern_key)][names(modules[m])] = one_or_list(values[m]);
 }
 
-/// What stands before a module's tail, and its path there.
-inline std::pair<std::string_view, std::string_view> with_prefix(Format format, const AdapterConfig& c,
-                                                                 const std::string& module) {
-  if (format != Format::moe_peft) return {peft_prefix, module};
-  return {c.peft_type == "MOLA" ? "mola." : "loramoe.",
-          std::string_view(module).substr(moe_peft_root.size())};
-}
-
 /// MoLA lists its numbers per layer, for layers without adapters too.
 template <class F>
 nlohmann::json per_layer(const std::vector<std::string>& modules, F&& value_of) {

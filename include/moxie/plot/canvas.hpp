@@ -98,6 +98,11 @@ inline std::string heat(double t) {
   return hex;
 }
 
+inline std::vector<double> without_nan(std::vector<double> values) {
+  std::erase_if(values, [](double value) { return std::isnan(value); });
+  return values;
+}
+
 struct Range {
   double low = HUGE_VAL, high = -HUGE_VAL;
 
@@ -202,6 +207,11 @@ struct Canvas {
   void rect(double x, double y, double w, double h, std::string_view fill) {
     *this << "<rect x='" << x << "' y='" << y << "' width='" << w << "' height='" << h << "' fill='" << fill
           << "'/>\n";
+  }
+  /// Crossed out where it has no colour.
+  void cell(double x, double y, double w, double h, const std::string& fill) {
+    rect(x, y, w, h, fill.empty() ? "#f6f6f6" : fill);
+    if (fill.empty()) line(x, y + h, x + w, y, "#bbb");
   }
   void mark(double x, double y, std::size_t i) {
     constexpr const char* shapes[] = {"m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z", "m-3.6 -3.6h7.2v7.2h-7.2z",

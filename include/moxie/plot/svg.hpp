@@ -205,7 +205,7 @@ inline std::string svg(const HeatMap& map) {
   expect_range(map.decimals >= 0 && map.decimals <= 4, "plot: decimals", map.decimals, "0 to 4");
   Range range;
   std::size_t rows = 0, columns = 0;
-  double left = 0, body = 0, title_h = 6, column_label = 0;
+  double left = 30 + text_width(caption(map.row), 11), body = 0, title_h = 6, column_label = 0;
   for (const RowGroup& g : map.rows) {
     rows += g.rows.size();
     left = std::max({left, 30 + widest(g.rows, 12), 30 + text_width(g.name, 10.5)});
@@ -213,15 +213,11 @@ inline std::string svg(const HeatMap& map) {
   }
   for (const Panel& p : map.panels) {
     expect_size("plot: panel \"" + p.title + "\"", p.values.size(), Index(rows * p.columns.size()));
-    std::vector<double> there;
-    std::copy_if(p.values.begin(), p.values.end(), std::back_inserter(there),
-                 [](double value) { return !std::isnan(value); });
-    range.add(p.title, there);
+    range.add(p.title, without_nan(p.values));
     columns = std::max(columns, p.columns.size());
     column_label = std::max(column_label, widest(p.columns, 11));
     if (!p.title.empty() || !map.row.label.empty()) title_h = 24;
   }
-  left = std::max(left, 30 + text_width(caption(map.row), 11));
   expect_page(rows * columns > 0, map.width, 150);
   range = {map.low.value_or(range.low), map.high.value_or(range.high)};
   Range{}.add("low, high", {range.low, range.high});
@@ -263,15 +259,11 @@ inline std::string svg(const HeatMap& map) {
         if (p % across == 0) canvas.text(left - 10, y + cell_h / 2 + 4, row, 12, "text-anchor='end'");
         for (std::size_t c = 0; c < panel.columns.size(); ++c, ++i) {
           const double at = x + cell_w * double(c), t = shade(panel.values[i]);
-          if (std::isnan(panel.values[i])) {
-            canvas.rect(at, y, cell_w - 1, cell_h - 1, "#f6f6f6");
-            canvas.line(at, y + cell_h - 1, at + cell_w - 1, y, "#bbb");
-            continue;
-          }
           const std::string value = number(panel.values[i], map.decimals);
           const double size = std::min(10.5, 0.84 * cell_w / (0.6 * double(value.size())));
-          canvas.rect(at, y, cell_w - 1, cell_h - 1, heat(t));
-          if (size >= 8)
+          const bool empty = std::isnan(panel.values[i]);
+          canvas.cell(at, y, cell_w - 1, cell_h - 1, empty ? "" : heat(t));
+          if (size >= 8 && !empty)
             canvas.text(at + (cell_w - 1) / 2, y + cell_h / 2 + 3.5, value, size,
                         t > 0.55 ? "text-anchor='middle' fill='#fff'" : "text-anchor='middle'");
         }

@@ -28,7 +28,7 @@ struct AdapterOptions {
   Index rank = 4, top_k = 2;
   double alpha = 16, dropout = 0;
   moxie::TopKWeights weights = moxie::TopKWeights::renormalised;
-  std::optional<moxie::Init> init = {};  ///< of LoRA and MoLoRA; none: the preset's own
+  std::optional<moxie::Init> init = {};  ///< of LoRA, MoLoRA and MoV's router; none: the preset's own
   RouteBy route = RouteBy::token;
 };
 
@@ -217,8 +217,10 @@ class Adapters {
         module = put(moxie::ia3<S>({.features = features, .heads = per_head ? heads : 1}));
         break;
       case Method::mov:
-        module =
-            put(moxie::mov<S>({.features = features, .heads = per_head ? heads : 1, .experts = experts}));
+        module = put(moxie::mov<S>({.features = features,
+                                    .heads = per_head ? heads : 1,
+                                    .experts = experts,
+                                    .router_init = o.init.value_or(moxie::MovOptions{}.router_init)}));
         break;
       case Method::other:
         break;

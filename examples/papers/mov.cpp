@@ -17,8 +17,8 @@ std::vector<Method> methods(const Command& command) {
   const Index steps = command.steps(200);
   std::vector<Method> all = {{"full fine-tuning", {.method = "full", .learning_rate = 3e-3}},
                              {"IA3", {.method = "ia3", .learning_rate = 0.1}}};
-  // 44 and 67: as many weights as MoLoRA of 10 and of 15 experts of rank 4 with their routers.
-  for (const Index rank : {4, 8, 16, 32, 44, 67})
+  // Beside 4, 8, 16 and 32 one for the weights of every mixture (r4 is also MoV-10's).
+  for (const Index rank : {2, 4, 7, 8, 12, 15, 16, 22, 28, 32, 44, 67})
     all.push_back({"LoRA r" + std::to_string(rank),
                    {.method = "lora", .rank = rank, .learning_rate = rank < 16 ? 2e-2 : 1e-2}});
   for (const Index experts : {5, 10, 30})
@@ -37,6 +37,8 @@ std::vector<Method> methods(const Command& command) {
       top.masked = masked;
       all.push_back({"MoLoRA-10 r4, top-" + std::to_string(k) + (masked ? " masked" : " renormalised"), top});
     }
+  all.push_back({"MoLoRA-10 r4, started as released", ten});
+  all.back().setting.released_start = true;
   all.push_back({"MoLoRA-10 r4, router on the mean so far", ten});
   all.back().setting.route = "mean";
   all.push_back({"oracle: an expert r4 for each language",
@@ -68,7 +70,7 @@ Json measure(const Host& host, const Setting& setting) {
   const RoutingAnalysis analysis = analyse_routing(learner);
   result["untrained"] = untrained->figures.json();
   result["routing"] = analysis.figures.json();
-  if (!setting.masked) result["gates"] = swap_gates(learner, analysis).json();
+  if (!setting.masked) result["gates"] = swap_gates(learner).json();
   // The pictures' routers: the upper half of the layers of one run.
   if (setting.base == 0 && setting.seed == 0)
     for (const RouterMeans& router : analysis.routers) {
@@ -94,32 +96,43 @@ class Report {
   void write() {
     Page page(command_, "Mixtures of vectors and of LoRAs on languages");
     page.paragraph(
-        "Nats per byte on held-out words, mean ± spread over " + std::to_string(command_.base_count()) +
-        " bases and " + std::to_string(command_.seeds()) +
+        "Nats per byte on held-out words, over " + std::to_string(command_.base_count()) + " bases and " +
+        std::to_string(command_.seeds()) +
         " seeds of adapters and data. Every method trains on the same number of bytes, at a learning "
-        "rate chosen for it on other words.");
+        "rate chosen for it on other words; English is what the bases knew. Made by `paper_mov`.");
     page.heading("Loss").table(losses());
-    page.picture("loss", loss_picture(), "Loss against trainable weights");
+    page.picture("loss", loss_picture(languages::Role::trained), "Loss against trainable weights");
+    page.picture("loss-never-trained", loss_picture(languages::Role::unseen),
+                 "Loss against trainable weights, languages that were never trained");
     page.heading("Claims")
         .paragraph("Each is about one figure, taken run by run on the same base and seed.")
         .claims(claims());
     page.heading("What the routers tell")
         .paragraph(
-            "Mutual information with the expert in nats, mean over the routers; \"permuted\" are the same "
-            "gates with "
-            "the languages of the rows exchanged, \"untrained\" is the same model before its first step.");
+            "Mutual information with the expert in nats, mean over the routers: of the language, of the "
+            "current "
+            "byte, and of the language where the byte is known. \"Permuted\" are the same gates with the "
+            "languages of the rows exchanged, \"untrained\" is the same model before its first step. The "
+            "router "
+            "of top-1 renormalised cannot learn, since its weight is always 1: what its row has above the "
+            "untrained one comes from the layers below it.");
     page.table(routing());
     page.heading("Gates taken away")
         .paragraph(
-            "Loss over the trained languages where each token gets its own gates, its language's mean gates, "
-            "another "
-            "language's mean gates, or all experts alike.");
+            "Loss over 64 rows of each trained language where each token gets its own gates, its language's "
+            "mean "
+            "gates, another language's, or all experts alike. The means are of other rows; they tell the "
+            "model "
+            "the language, which its own gates have to find out.");
     page.table(gates());
     page.heading("Related languages")
         .paragraph(
-            "Score: mean cosine of the languages' gates within the Romance three and the Germanic four less "
-            "that "
-            "between them; its rank among the 35 ways to split seven languages so.");
+            "Cosine between languages of their mean gates over all routers, as deviations from the mean of "
+            "the "
+            "seven: their mean within the Romance three and the Germanic four less that between them, and "
+            "the "
+            "rank of this among the 35 ways to split seven languages so. The deviations are small: most "
+            "experts are everybody's.");
     page.table(families());
     page.picture("families", similarity_picture(), "How alike the languages' gates are");
     page.picture("routing", routing_picture(named("MoLoRA-10 r4")), "Routing by the token");
@@ -162,17 +175,20 @@ class Report {
     return table;
   }
 
-  std::string loss_picture() const {
+  std::string loss_picture(languages::Role role) const {
     moxie::plot::LineChart chart{
         .title = "What a method learns for its weights",
-        .subtitle = "mean over the seven trained languages; bands: lowest to highest run",
+        .subtitle = std::string(role == languages::Role::trained
+                                    ? "mean over the seven trained languages"
+                                    : "mean over two languages that no method has trained on") +
+                    "; bands: lowest to highest run",
         .x = {.label = "trainable weights", .log = true},
         .y = {.label = "held-out loss", .unit = "nats per byte"},
         .height = 520};
     const auto add = [&](const std::string& name, const std::vector<std::string>& titles) {
       moxie::plot::Series series{.name = name, .line = titles.size() > 1, .marks = true};
       for (const std::string& title : titles) {
-        const std::vector<double> runs = flat(trained(title));
+        const std::vector<double> runs = flat(figures(runs_, named(title).setting, command_, of_role(role)));
         series.x.push_back(trainable(named(title)));
         series.y.push_back(mean_of(std::span<const double>(runs)).mean);
         series.low.push_back(*std::min_element(runs.begin(), runs.end()));
@@ -180,32 +196,42 @@ class Report {
       }
       chart.series.push_back(std::move(series));
     };
-    add("LoRA", {"LoRA r4", "LoRA r8", "LoRA r16", "LoRA r32", "LoRA r44", "LoRA r67"});
+    std::vector<std::string> loras;
+    for (const Method& method : methods_)
+      if (method.title.starts_with("LoRA")) loras.push_back(method.title);
+    add("LoRA", loras);
     add("MoLoRA r4", {"MoLoRA-5 r4", "MoLoRA-10 r4", "MoLoRA-15 r4"});
     add("MoLoRA r1", {"MoLoRA-5 r1", "MoLoRA-10 r1", "MoLoRA-15 r1"});
     add("MoV", {"MoV-5", "MoV-10", "MoV-30"});
     add("IA3", {"IA3"});
     add("full", {"full fine-tuning"});
-    add("router on the mean", {"MoLoRA-10 r4, router on the mean so far"});
-    add("oracle", {"oracle: an expert r4 for each language"});
+    add("top-2", {"MoLoRA-10 r4, top-2 renormalised"});
+    if (role == languages::Role::trained) add("oracle", {"oracle: an expert r4 for each language"});
     return moxie::plot::svg(chart);
   }
 
   std::vector<Claim> claims() const {
-    const std::string ten = "MoLoRA-10 r4", mean = "MoLoRA-10 r4, router on the mean so far";
+    const std::string ten = "MoLoRA-10 r4", mean = "MoLoRA-10 r4, router on the mean so far",
+                      oracle = "oracle: an expert r4 for each language",
+                      stuck = "MoLoRA-10 r4, top-1 renormalised";
     const auto unseen = [&](const std::string& title) {
       return figures(runs_, named(title).setting, command_, of_role(languages::Role::unseen));
+    };
+    const auto above = [&](const std::string& title, const char* name, const char* group, const char* low) {
+      return figure(title, group, low) - figure(title, "routing", name);
     };
     return {
         {"MoLoRA-10 r4 comes within 0.02 nats of full fine-tuning", 0.02,
          trained(ten) - trained("full fine-tuning")},
-        {"MoLoRA-10 r4 beats LoRA of the same weights (r44) by 0.005", -0.005,
-         trained(ten) - trained("LoRA r44")},
-        {"MoLoRA-15 r4 beats LoRA of the same weights (r67) by 0.005", -0.005,
+        {"MoLoRA-10 r4 beats LoRA of its weights (r44) by 0.005", -0.005, trained(ten) - trained("LoRA r44")},
+        {"MoLoRA-15 r4 beats LoRA of its weights (r67) by 0.005", -0.005,
          trained("MoLoRA-15 r4") - trained("LoRA r67")},
-        {"the same of never trained languages, MoLoRA-10 r4", -0.005, unseen(ten) - unseen("LoRA r44")},
+        {"MoLoRA-10 r4 beats LoRA r44 on never trained languages by 0.005", -0.005,
+         unseen(ten) - unseen("LoRA r44")},
+        {"MoLoRA-15 r4 beats LoRA r67 on never trained languages by 0.005", -0.005,
+         unseen("MoLoRA-15 r4") - unseen("LoRA r67")},
         {"MoV-10 beats IA3 by 0.05", -0.05, trained("MoV-10") - trained("IA3")},
-        {"MoV-10 beats LoRA r4 by 0.005", -0.005, trained("MoV-10") - trained("LoRA r4")},
+        {"MoV-10 beats LoRA of its weights (r4) by 0.005", -0.005, trained("MoV-10") - trained("LoRA r4")},
         {"more experts are better: MoLoRA-15 r4 beats MoLoRA-5 r4 by 0.005", -0.005,
          trained("MoLoRA-15 r4") - trained("MoLoRA-5 r4")},
         {"soft routing beats top-2 (renormalised) by 0.005", -0.005,
@@ -213,36 +239,42 @@ class Report {
         {"soft routing beats top-1 (masked) by 0.005", -0.005,
          trained(ten) - trained("MoLoRA-10 r4, top-1 masked")},
         {"a router on the mean so far beats one on the token by 0.005", -0.005, trained(mean) - trained(ten)},
-        {"knowing the language beats the best router by 0.1", -0.1,
-         trained("oracle: an expert r4 for each language") - trained(mean)},
+        {"knowing the language beats a router on the token by 0.1", -0.1, trained(oracle) - trained(ten)},
+        {"knowing the language beats a router on the mean by 0.1", -0.1, trained(oracle) - trained(mean)},
         {"routers on the token tell languages apart: above permuted rows", 0,
-         figure(ten, "routing", "language_permuted") - figure(ten, "routing", "language")},
-        {"... and above untrained routers", 0,
-         figure(ten, "untrained", "language") - figure(ten, "routing", "language")},
+         above(ten, "language", "routing", "language_permuted")},
+        {"... and above untrained routers", 0, above(ten, "language", "untrained", "language")},
+        {"... and where the byte is known, above untrained routers", 0,
+         above(ten, "language_given_byte", "untrained", "language_given_byte")},
+        {"routers on the mean tell languages apart, above permuted rows", 0,
+         above(mean, "language", "routing", "language_permuted")},
+        {"... and above untrained routers", 0, above(mean, "language", "untrained", "language")},
         {"routers on the token tell more of the language (given the byte) than of the byte", 0,
-         figure(ten, "routing", "byte") - figure(ten, "routing", "language_given_byte")},
-        {"routers on the mean do", 0,
-         figure(mean, "routing", "byte") - figure(mean, "routing", "language_given_byte")},
+         above(ten, "language_given_byte", "routing", "byte")},
+        {"routers on the mean do", 0, above(mean, "language_given_byte", "routing", "byte")},
         {"another language's gates cost 0.1 more than one's own mean, routers on the token", -0.1,
          figure(ten, "gates", "mean") - figure(ten, "gates", "other")},
         {"... routers on the mean", -0.1, figure(mean, "gates", "mean") - figure(mean, "gates", "other")},
         {"related languages share experts more after training than before", 0,
-         figure(ten, "untrained", "families") - figure(ten, "routing", "families")}};
+         above(ten, "families", "untrained", "families")},
+        {"... and more than under routers that cannot learn (top-1 renormalised)", 0,
+         figure(stuck, "routing", "families") - figure(ten, "routing", "families")}};
   }
 
   examples::Table routing() const {
-    examples::Table table{{"routers of", "language", "permuted", "untrained", "byte", "language given byte",
-                           "permuted", "effective experts"}};
+    examples::Table table{{"routers of", "language", "permuted", "untrained", "byte", "untrained",
+                           "language given byte", "permuted", "untrained", "effective experts", "untrained"}};
     for (const Method& method : methods_) {
       if (!routed(method.setting)) continue;
       const auto cell = [&](const char* group, const char* name, int decimals) {
         return text(mean_of(figure(method.title, group, name)), decimals);
       };
-      table.rows.push_back({method.title, cell("routing", "language", 4),
-                            cell("routing", "language_permuted", 4), cell("untrained", "language", 4),
-                            cell("routing", "byte", 3), cell("routing", "language_given_byte", 4),
-                            cell("routing", "language_given_byte_permuted", 4),
-                            cell("routing", "effective_experts", 1)});
+      table.rows.push_back(
+          {method.title, cell("routing", "language", 4), cell("routing", "language_permuted", 4),
+           cell("untrained", "language", 4), cell("routing", "byte", 3), cell("untrained", "byte", 3),
+           cell("routing", "language_given_byte", 4), cell("routing", "language_given_byte_permuted", 4),
+           cell("untrained", "language_given_byte", 4), cell("routing", "effective_experts", 1),
+           cell("untrained", "effective_experts", 1)});
     }
     return table;
   }
@@ -262,7 +294,7 @@ class Report {
 
   examples::Table families() const {
     examples::Table table{
-        {"routers of", "score, trained", "untrained", "rank of the true split, trained", "untrained"}};
+        {"routers of", "score", "permuted", "untrained", "rank of the true split", "untrained"}};
     for (const Method& method : methods_) {
       if (!routed(method.setting)) continue;
       const auto ranks = [&](const char* group) {
@@ -272,6 +304,7 @@ class Report {
         return all;
       };
       table.rows.push_back({method.title, text(mean_of(figure(method.title, "routing", "families")), 2),
+                            text(mean_of(figure(method.title, "routing", "families_permuted")), 2),
                             text(mean_of(figure(method.title, "untrained", "families")), 2), ranks("routing"),
                             ranks("untrained")});
     }
@@ -291,12 +324,14 @@ class Report {
   }
 
   std::string similarity_picture() const {
-    moxie::plot::HeatMap map{.title = "How alike the languages' gates are",
-                             .subtitle = "cosine of mean gates, MoLoRA-10 r4, mean over all runs",
-                             .rows = language_rows(),
-                             .low = -1.0,
-                             .high = 1.0,
-                             .decimals = 1};
+    moxie::plot::HeatMap map{
+        .title = "How alike the languages' gates are",
+        .subtitle =
+            "cosine of mean gates as deviations from the mean of the seven, MoLoRA-10 r4, mean over all runs",
+        .rows = language_rows(),
+        .low = -1.0,
+        .high = 1.0,
+        .decimals = 1};
     map.column = {.label = "language"};
     map.value = {.label = "cosine"};
     for (const auto& [group, title] :
@@ -331,12 +366,18 @@ class Report {
     const Json& routers = runs_.result(repeated(method.setting, command_)[0][0])["routers"];
     for (Index layer = 0; layer < 64; ++layer) {
       const Json* best = nullptr;
-      for (const Json& router : routers)
-        if (router["layer"] == layer && (!best || router["language"] > (*best)["language"])) best = &router;
+      std::vector<double> nats;
+      for (const Json& router : routers) {
+        if (router["layer"] != layer) continue;
+        nats.push_back(router["language"].get<double>());
+        if (!best || nats.back() > (*best)["language"].get<double>()) best = &router;
+      }
       if (!best) continue;
+      std::sort(nats.begin(), nats.end());
       moxie::plot::Panel panel{.title = "layer " + std::to_string(layer + 1) + ", " +
                                         (*best)["site"].get<std::string>() + "  (" +
-                                        examples::fixed((*best)["language"].get<double>(), 3) + " nats)"};
+                                        examples::fixed(nats.back(), 3) + " nats; median " +
+                                        examples::fixed(nats[nats.size() / 2], 3) + ")"};
       for (const Json& row : (*best)["gates"])
         for (const Json& gate : row) panel.values.push_back(gate.get<double>());
       for (std::size_t e = 0; e < (*best)["gates"][0].size(); ++e)
@@ -426,8 +467,8 @@ examples::Table Report::counts() const {
   row("LoRA r4, T5 XL, with wi_1", t5_loras(1, true), t5, "0.3", "the figures of r8 and r16 fit only this");
   row("MoV-10, T5 XL", t5_vectors(10), t5, "0.32", "the code's routers do not give the paper's figure");
   row("MoV-30, T5 XL", t5_vectors(30), t5, "0.68", "nor here, and to the other side");
-  row("MoLoRA-10 r4, T5 XL", t5_loras(10, false), t5, "3.18", "no");
-  row("MoLoRA-15 r4, T5 XL", t5_loras(15, false), t5, "4.69", "no");
+  row("MoLoRA-10 r4, T5 XL", t5_loras(10, false), t5, "3.18", "less; with wi_1 it would be more");
+  row("MoLoRA-15 r4, T5 XL", t5_loras(15, false), t5, "4.69", "less; with wi_1 it would be more");
   row("MoLA 2-4-6-8, r8, LLaMA-2 7B", llama_mola({2, 4, 6, 8}), llama, "1.5", "the same");
   row("MoLA 5-5-5-5", llama_mola({5, 5, 5, 5}), llama, "1.5", "the same");
   row("MoLA 8-8-8-8", llama_mola({8, 8, 8, 8}), llama, "2.4", "the same, of base and adapter");

@@ -142,27 +142,28 @@ TEST_CASE("two workers measure every run once, and an error of one ends all") {
 TEST_CASE("the search for a learning rate goes on until it is no longer at an edge") {
   const Temporary folder;
   std::vector<double> tried;
-  // Lowest at 2^-4 for one setting, at 1 for the other, ever lower for the third.
+  // Lowest at 2^-3.5 for one setting, at 1 for the other, ever lower for the third.
   Runs runs(
       folder.file(),
       [&](const Setting& s) {
-        CHECK(s.tuning);
+        CHECK((s.tuning && s.seed == 100));  // which no table has
         tried.push_back(s.learning_rate);
         const double power = std::log2(s.learning_rate);
-        return Json{{"loss", s.seed == 0 ? std::abs(power + 4) : s.seed == 1 ? std::abs(power) : -power}};
+        return Json{{"loss", s.rank == 0 ? std::abs(power + 3.5) : s.rank == 1 ? std::abs(power) : -power}};
       },
       1);
   std::vector<Setting> settings(3);
   for (int i = 0; i < 3; ++i) {
-    settings[static_cast<std::size_t>(i)].seed = i;
+    settings[static_cast<std::size_t>(i)].rank = i;
     settings[static_cast<std::size_t>(i)].learning_rate = 1;
   }
   const auto tuned = runs.tuned(settings, 0, true);
-  CHECK(tuned[0].learning_rate == 0x1p-4);
+  CHECK(tuned[0].learning_rate == 0.088);  // half-way between two powers of two, in two digits
   CHECK(tuned[1].learning_rate == 1);
-  CHECK(tuned[2].learning_rate == 0x1p5);
+  CHECK(tuned[2].learning_rate == 45);
+  CHECK(tuned[0].seed == settings[0].seed);
   CHECK_FALSE(tuned[0].tuning);
-  CHECK(tried.size() == 7 + 3 + 7);
+  CHECK(tried.size() == 8 + 5 + 9);
 }
 
 }  // namespace

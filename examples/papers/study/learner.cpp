@@ -4,6 +4,7 @@
 #include <moxie/analysis.hpp>
 
 #include <algorithm>
+#include <cstring>
 
 namespace papers {
 namespace {
@@ -23,7 +24,7 @@ moxie::Method method_of(const std::string& name) {
 }  // namespace
 
 llama::AdapterOptions adapter_options(const Setting& s) {
-  // Scale 1 and one start for all LoRAs, so that methods differ in nothing but what they are.
+  // Scale 1 and one start for all A and all routers, so that methods differ in nothing but what they are.
   using llama::Site;
   llama::AdapterOptions options{
       .method = method_of(s.method),
@@ -35,6 +36,7 @@ llama::AdapterOptions adapter_options(const Setting& s) {
   if (s.method == "ia3") options.sites = {Site::key, Site::value, Site::down_input};
   if (s.method == "mov") options.sites = {Site::key, Site::value, Site::gated};
   if (s.method == "loramoe") options.sites = {Site::gate, Site::up, Site::down};
+  if (!s.released_start) options.init = moxie::Init::kaiming_uniform;
   if (s.masked) options.weights = moxie::TopKWeights::masked;
   if (s.route == "mean") options.route = llama::RouteBy::mean;
   if (s.route == "oracle") options.route = llama::RouteBy::given;
@@ -158,7 +160,8 @@ bool Learner::off_is_base(std::size_t task) {
   each(task, rows_per_step, [&](const Rows& rows) {
     const llama::Matrix<S>& logits =
         llama::forward<S>(*base_, rows.inputs, {.rows = std::ssize(rows.tasks), .seq = context}, base);
-    same = same && std::equal(logits.data(), logits.data() + logits.size(), state_.logits.data());
+    same = same && std::memcmp(logits.data(), state_.logits.data(),
+                               static_cast<std::size_t>(logits.size()) * sizeof(S)) == 0;
   });
   return same;
 }

@@ -27,11 +27,14 @@ class Learner {
   /// Runs over held-out rows of a language, so that the routings can be read; calls f(rows).
   template <class F>
   void each(std::size_t task, std::size_t most, F&& f) {
-    languages::for_rows(host_->held_out(task, setting_.tuning, most), task, rows_per_step,
-                        [&](const Rows& rows) {
-                          forward(rows, {.rows = std::ssize(rows.tasks), .seq = context});
-                          f(rows);
-                        });
+    each(task, most, setting_.tuning, f);
+  }
+  template <class F>
+  void each(std::size_t task, std::size_t most, bool tuning, F&& f) {
+    languages::for_rows(host_->held_out(task, tuning, most), task, rows_per_step, [&](const Rows& rows) {
+      forward(rows, {.rows = std::ssize(rows.tasks), .seq = context});
+      f(rows);
+    });
   }
 
   /// Whether the model with its adapters switched off gives the base's logits to the bit. They stay off.

@@ -26,25 +26,42 @@ std::vector<std::vector<std::size_t>> labellings(std::size_t languages, std::siz
   return all;
 }
 
-/// Cosine between languages of the mean gates of all routers, each centred over the trained languages.
-std::vector<std::vector<double>> similarity(const std::vector<RouterMeans>& routers,
-                                            const std::vector<std::size_t>& trained) {
-  const std::size_t tasks = routers.front().gates.size();
-  std::vector<std::vector<double>> vectors(tasks);
-  for (const RouterMeans& router : routers)
-    for (std::size_t e = 0; e < router.gates.front().size(); ++e) {
+using Means = std::vector<std::vector<double>>;  // of a router, [language][expert]
+
+/// Cosine between languages of their mean gates over all routers, as deviations from the mean over `centre`.
+std::vector<std::vector<double>> similarity(const std::vector<Means>& routers,
+                                            const std::vector<std::size_t>& centre) {
+  const std::size_t languages = routers.front().size();
+  std::vector<std::vector<double>> vectors(languages);
+  for (const Means& gates : routers)
+    for (std::size_t e = 0; e < gates.front().size(); ++e) {
       double mean = 0;
-      for (const std::size_t t : trained) mean += router.gates[t][e] / static_cast<double>(trained.size());
-      for (std::size_t t = 0; t < tasks; ++t) vectors[t].push_back(router.gates[t][e] - mean);
+      for (const std::size_t l : centre) mean += gates[l][e] / static_cast<double>(centre.size());
+      for (std::size_t l = 0; l < languages; ++l) vectors[l].push_back(gates[l][e] - mean);
     }
-  std::vector<std::vector<double>> cosines(tasks, std::vector<double>(tasks));
+  std::vector<std::vector<double>> cosines(languages, std::vector<double>(languages));
   const auto dot = [&](std::size_t a, std::size_t b) {
     return std::inner_product(vectors[a].begin(), vectors[a].end(), vectors[b].begin(), 0.0);
   };
-  for (std::size_t a = 0; a < tasks; ++a)
-    for (std::size_t b = 0; b < tasks; ++b)
+  for (std::size_t a = 0; a < languages; ++a)
+    for (std::size_t b = 0; b < languages; ++b)
       cosines[a][b] = dot(a, b) / std::max(1e-30, std::sqrt(dot(a, a) * dot(b, b)));
   return cosines;
+}
+
+/// The mean gates of each label.
+Means means_of(const GateSums& sums) {
+  Means means(sums.labels, std::vector<double>(sums.experts));
+  for (std::size_t label = 0; label < sums.labels; ++label) {
+    double tokens = 0;
+    for (std::size_t byte = 0; byte < GateSums::bytes; ++byte) {
+      const std::size_t cell = label * GateSums::bytes + byte;
+      tokens += sums.tokens[cell];
+      for (std::size_t e = 0; e < sums.experts; ++e) means[label][e] += sums.gates[cell * sums.experts + e];
+    }
+    for (double& gate : means[label]) gate /= std::max(1.0, tokens);
+  }
+  return means;
 }
 
 /// Mean cosine within the two groups of a split less the mean between them.
@@ -61,16 +78,13 @@ double split_score(const std::vector<std::vector<double>>& cosines, const std::v
   return within / std::max(1, n_within) - between / std::max(1, n_between);
 }
 
-void score_families(RoutingFigures& f, const Host& host, const std::vector<std::size_t>& trained) {
-  unsigned romance = 0;
+/// The bits of the Romance languages among the trained.
+unsigned romance(const Host& host, const std::vector<std::size_t>& trained) {
+  unsigned bits = 0;
   for (std::size_t i = 0; i < trained.size(); ++i)
     for (const char* const name : {"fr", "es", "it"})
-      if (trained[i] == host.task(name)) romance |= 1u << i;
-  f.families = split_score(f.similarity, trained, romance);
-  f.families_rank = 1;
-  for (unsigned split = 0; split < 1u << trained.size(); ++split)
-    if (std::popcount(split) == 3 && split_score(f.similarity, trained, split) > f.families)
-      ++f.families_rank;
+      if (trained[i] == host.task(name)) bits |= 1u << i;
+  return bits;
 }
 
 }  // namespace
@@ -149,13 +163,57 @@ RoutingAnalysis analyse_routing(Learner& learner) {
   }
   for (std::size_t layer = 0; layer < f.by_layer.size(); ++layer)
     f.by_layer[layer] /= std::max(1.0, routers_of_layer[layer]);
-  f.similarity = similarity(all.routers, trained);
-  score_families(f, host, trained);
+
+  std::vector<Means> gates;
+  for (const RouterMeans& router : all.routers) gates.push_back(router.gates);
+  f.similarity = similarity(gates, trained);
+  const unsigned family = romance(host, trained);
+  f.families = split_score(f.similarity, trained, family);
+  f.families_rank = 1;
+  for (unsigned split = 0; split < 1u << trained.size(); ++split)
+    if (std::popcount(split) == 3 && split_score(f.similarity, trained, split) > f.families)
+      ++f.families_rank;
+  std::vector<std::size_t> labels_in_order(trained.size());
+  std::iota(labels_in_order.begin(), labels_in_order.end(), std::size_t{0});
+  for (std::size_t p = 1; p <= permutations; ++p) {
+    gates.clear();
+    for (const auto& router : sums) gates.push_back(means_of(router[p]));
+    f.families_permuted +=
+        split_score(similarity(gates, labels_in_order), labels_in_order, family) / double(permutations);
+  }
   return all;
 }
 
-GateSwap swap_gates(Learner& learner, const RoutingAnalysis& analysis) {
+std::vector<RouterMeans> mean_gates(Learner& learner, bool tuning) {
+  llama::Adapters<S>& adapters = learner.adapters();
+  const std::size_t tasks = learner.host().tasks().size();
+  std::vector<RouterMeans> all;
+  for (std::size_t task = 0; task < tasks; ++task) {
+    double tokens = 0;
+    learner.each(task, most_rows, tuning, [&](const Rows& rows) {
+      tokens += static_cast<double>(rows.inputs.size());
+      std::size_t r = 0;
+      for (Index layer = 0; layer < adapters.layers(); ++layer)
+        for (const llama::Site site : adapters.sites()) {
+          const moxie::Routing<S>& routing = adapters.routing(layer, site);
+          const auto experts = static_cast<std::size_t>(routing.experts);
+          for (Index head = 0; head < routing.rows_per_token; ++head, ++r) {
+            if (r == all.size()) all.push_back({layer, site, head, 0, {tasks, std::vector<double>(experts)}});
+            for (Index row = head; row < routing.rows; row += routing.rows_per_token)
+              for (std::size_t e = 0; e < experts; ++e)
+                all[r].gates[task][e] += double(routing.gate_row(row)[e]);
+          }
+        }
+    });
+    for (RouterMeans& router : all)
+      for (double& gate : router.gates[task]) gate /= tokens;
+  }
+  return all;
+}
+
+GateSwap swap_gates(Learner& learner) {
   const Host& host = learner.host();
+  const std::vector<RouterMeans> routers = mean_gates(learner, true);
   const std::vector<std::size_t> trained = host.of_role(languages::Role::trained);
   // The same experts under gates that are given.
   llama::AdapterOptions options = adapter_options(learner.setting());
@@ -165,16 +223,16 @@ GateSwap swap_gates(Learner& learner, const RoutingAnalysis& analysis) {
 
   constexpr std::size_t alike = static_cast<std::size_t>(-1);
   const auto give = [&](std::size_t language, Index tokens) {
-    for (std::size_t r = 0; r < analysis.routers.size();) {
-      const RouterMeans& first = analysis.routers[r];
+    for (std::size_t r = 0; r < routers.size();) {
+      const RouterMeans& first = routers[r];
       std::size_t end = r + 1;
-      while (end < analysis.routers.size() && analysis.routers[end].head > 0) ++end;
+      while (end < routers.size() && routers[end].head > 0) ++end;
       const auto heads = static_cast<Index>(end - r);
       const auto experts = static_cast<Index>(first.gates.front().size());
       llama::Matrix<S> gates(tokens * heads, experts);
       for (Index head = 0; head < heads; ++head)
         for (Index e = 0; e < experts; ++e) {
-          const auto& means = analysis.routers[r + static_cast<std::size_t>(head)].gates;
+          const auto& means = routers[r + static_cast<std::size_t>(head)].gates;
           gates(head, e) = language == alike ? S(1) / static_cast<S>(experts)
                                              : static_cast<S>(means[language][static_cast<std::size_t>(e)]);
         }
@@ -216,6 +274,7 @@ Json RoutingFigures::json() const {
                {"language_given_byte_permuted", rounded(language_given_byte_permuted)},
                {"effective_experts", rounded(effective_experts)},
                {"families", rounded(families)},
+               {"families_permuted", rounded(families_permuted)},
                {"families_rank", families_rank}};
   for (const double value : by_layer) json["by_layer"].push_back(rounded(value));
   for (const auto& row : similarity) {

@@ -14,9 +14,11 @@ struct RoutingFigures {
   double language_given_byte = 0, language_given_byte_permuted = 0;
   double effective_experts = 0;  ///< exp of the entropy of the mean gates
   double families = 0;           ///< mean cosine within Romance and Germanic less that between them
-  int families_rank = 0;         ///< of the true split among the 35 of three and four languages, 1 the best
-  std::vector<std::vector<double>> similarity = {};  ///< cosine of the languages' mean gates, all ten
-  std::vector<double> by_layer = {};                 ///< mutual information with language, per layer
+  double families_permuted = 0;
+  int families_rank = 0;  ///< of the true split among the 35 of three and four languages, 1 the best
+  /// Cosine between all ten of their mean gates, as deviations from the mean over the seven trained.
+  std::vector<std::vector<double>> similarity = {};
+  std::vector<double> by_layer = {};  ///< mutual information with language, per layer
 
   Json json() const;
 };
@@ -39,7 +41,11 @@ struct RoutingAnalysis {
 /// top-k routers are measured alike.
 RoutingAnalysis analyse_routing(Learner& learner);
 
-/// Held-out loss, mean over the trained languages, where gates are taken away from the routers.
+/// Mean gates of every router and language over 64 held-out rows, of the tables or those for tuning.
+std::vector<RouterMeans> mean_gates(Learner& learner, bool tuning);
+
+/// Held-out loss over 64 rows, mean over the trained languages, where gates are taken away from the routers.
+/// Mean gates are those of other rows.
 struct GateSwap {
   double own = 0;      ///< as routed
   double mean = 0;     ///< every token gets its language's mean gates
@@ -48,6 +54,6 @@ struct GateSwap {
 
   Json json() const;
 };
-GateSwap swap_gates(Learner& learner, const RoutingAnalysis& analysis);
+GateSwap swap_gates(Learner& learner);
 
 }  // namespace papers

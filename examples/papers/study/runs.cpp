@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <stdexcept>
@@ -14,6 +15,15 @@
 namespace papers {
 
 double rounded(double value) { return std::round(value * 1e5) / 1e5; }
+
+namespace {
+/// A learning rate as one would write it.
+double two_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1e", value);
+  return std::strtod(text, nullptr);
+}
+}  // namespace
 
 Runs::Runs(std::string file, Measure measure, int workers)
     : file_(std::move(file)), measure_(std::move(measure)), workers_(std::max(1, workers)) {
@@ -88,42 +98,51 @@ const Json& Runs::result(const Setting& setting) const {
 }
 
 std::vector<Setting> Runs::tuned(std::vector<Setting> settings, std::size_t more, bool widen) {
+  constexpr int tuning_seed = 100;
   struct Grid {
-    int low = -1, high = 1;
+    std::set<int> powers;  ///< of the root of two
     bool done = false;
   };
-  std::vector<Grid> grids(settings.size(), Grid{.low = widen ? -1 : 0, .done = !widen});
+  std::vector<Grid> grids(settings.size(), Grid{.powers = {0}, .done = !widen});
+  if (widen)
+    for (Grid& grid : grids) grid.powers = {-2, 0, 2};
   const auto at = [&](std::size_t i, int power) {
     Setting setting = settings[i];
     setting.tuning = true;
-    setting.learning_rate = std::ldexp(settings[i].learning_rate, power);
+    setting.seed = tuning_seed;
+    setting.learning_rate = two_digits(settings[i].learning_rate * std::exp2(power / 2.0));
     return setting;
   };
   const auto best = [&](std::size_t i) {
     const auto loss = [&](int power) { return result(at(i, power))["loss"].get<double>(); };
-    int lowest = grids[i].low;
-    for (int power = grids[i].low; power <= grids[i].high; ++power)
-      if (loss(power) < loss(lowest)) lowest = power;
-    return lowest;
+    return *std::min_element(grids[i].powers.begin(), grids[i].powers.end(),
+                             [&](int a, int b) { return loss(a) < loss(b); });
   };
-  for (bool open = true; open;) {
+  const auto measure = [&] {
     std::vector<Setting> wanted;
     for (std::size_t i = 0; i < settings.size(); ++i)
-      for (int power = grids[i].low; power <= grids[i].high; ++power) wanted.push_back(at(i, power));
+      for (const int power : grids[i].powers) wanted.push_back(at(i, power));
     run(wanted, more);
+  };
+  measure();
+  for (bool open = widen; open;) {
     open = false;
     for (std::size_t i = 0; i < settings.size(); ++i) {
       Grid& grid = grids[i];
       if (grid.done) continue;
       const int power = best(i);
-      const bool edge = power == grid.low || power == grid.high;
-      if (!edge || grid.high - grid.low >= 6) {
+      const int next = power == *grid.powers.begin()    ? power - 2
+                       : power == *grid.powers.rbegin() ? power + 2
+                                                        : power;
+      if (next == power || grid.powers.size() == 7) {
         grid.done = true;
-        continue;
+        grid.powers.insert({power - 1, power + 1});
+      } else {
+        grid.powers.insert(next);
+        open = true;
       }
-      (power == grid.low ? grid.low : grid.high) += power == grid.low ? -1 : 1;
-      open = true;
     }
+    measure();
   }
   for (std::size_t i = 0; i < settings.size(); ++i) settings[i].learning_rate = at(i, best(i)).learning_rate;
   return settings;

@@ -27,9 +27,9 @@ class Runs {
   const Json& result(const Setting& setting) const;
   bool has(const Setting& setting) const { return results_.contains(setting.json().dump()); }
 
-  /// Chooses each setting's learning rate by figure `loss` of runs on the words for tuning: the best of a
-  /// grid of factors of two around its own, which is widened until there is a worse one on either side, or
-  /// seven.
+  /// Chooses each setting's learning rate by figure `loss` of runs on the words for tuning, with a seed that
+  /// no table has: the best of a grid of factors of two around its own, which is widened until there is a
+  /// worse one on either side, or seven, and of the two half-way to its neighbours.
   std::vector<Setting> tuned(std::vector<Setting> settings, std::size_t more, bool widen);
 
   /// Writes the file again in the order in which the runs were asked for.

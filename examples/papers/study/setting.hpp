@@ -21,6 +21,7 @@ struct Setting {
   Index rank = 0, top_k = 0;
   std::string route = "token";  ///< token, mean (of the positions so far), oracle (one expert a language)
   bool masked = false;          ///< top-k weights as the softmax gave them, not renormalised
+  bool released_start = false;  ///< A and routers from N(0, 0.02^2), as MoLoRA's code, not from Kaiming's
   double learning_rate = 0;
   std::vector<double> layer_rates = {};  ///< factors of it; none: 1
   double balance = 0;                    ///< weight of the method's balance loss
@@ -49,6 +50,7 @@ struct Setting {
     put("top_k", &Setting::top_k);
     put("route", &Setting::route);
     put("masked", &Setting::masked);
+    put("released_start", &Setting::released_start);
     put("learning_rate", &Setting::learning_rate);
     put("layer_rates", &Setting::layer_rates);
     put("balance", &Setting::balance);

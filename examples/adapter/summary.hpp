@@ -121,7 +121,7 @@ inline const std::string* owner(const std::set<std::string>& modules, io::Format
 inline Summary summarise(const io::AdapterFiles& files, const std::string& path,
                          const std::vector<Index>& top_k, bool lenient) {
   const auto loaded = io::load<S>(files, {.lenient = lenient, .allow_non_finite = true, .top_k = top_k});
-  warn(loaded.report);
+  warn(loaded.report, false);  // its notes are among the summary's warnings
   expect_top_k(loaded, top_k);
   Summary all;
   all.path = path;
@@ -130,9 +130,10 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path,
   const auto base = loaded.info.config.find("base_model_name_or_path");
   if (base != loaded.info.config.end() && base->is_string()) all.base_model = base->get<std::string>();
   for (const auto& note : loaded.report.notes)
-    if (note.what.find("scale 0") == std::string::npos && note.name != "top_k")  // said below
+    if (note.what.find("scale 0") == std::string::npos &&
+        note.what.find("is assumed") == std::string::npos)  // said below
       all.warnings.push_back(
-          note.name + ": " + note.what +
+          io::detail::shown(note.name) + ": " + note.what +
           (note.what.ends_with("infinite") ? "; such an adapter is refused where it is to be used" : ""));
 
   std::map<std::string, std::set<std::string>> dtypes;
@@ -145,8 +146,7 @@ inline Summary summarise(const io::AdapterFiles& files, const std::string& path,
     if (const std::string* const module = owner(names, *loaded.info.format, t.name))
       dtypes[*module].insert(std::string(io::name(t.dtype)));
   }
-  const bool assumed = std::any_of(loaded.report.notes.begin(), loaded.report.notes.end(),
-                                   [](const auto& note) { return note.name == "top_k"; });
+  const bool assumed = top_k.empty() && !loaded.info.config.contains("top_k");
   for (const auto& entry : loaded.set.entries()) {
     ModuleSummary m;
     m.name = entry.name;

@@ -735,6 +735,27 @@ TEST_CASE("our own MoV: vectors per head or for the whole activation", "[io]") {
                 });
 }
 
+TEST_CASE("one vector under a router per head is taken only where the heads are the set's", "[io]") {
+  const auto saved = [](Index heads) {
+    AdapterSet<float> set;
+    set.add("k", mov<float>({.features = 8, .heads = heads, .experts = 1}));
+    set.init(1);
+    return set;
+  };
+  for (const Index heads : {1, 2}) {
+    const TemporaryFolder folder;
+    save(saved(heads), folder.path);
+    auto same = saved(heads), other = saved(3 - heads);
+    Rng(3).fill(same.theta(), -1, 1);
+    Rng(3).fill(other.theta(), -1, 1);
+    const std::string before = bits(other);
+    refused([&] { load_into(other, folder.path); }, Code::shape_mismatch, {"heads"});
+    CHECK((bits(other) == before));
+    CHECK(load_into(same, folder.path).clean());
+    CHECK((bits(same) == bits(saved(heads))));
+  }
+}
+
 TEST_CASE("every kind of a set is saved and comes back in our own format", "[io]") {
   const auto check = [](auto adapter) {
     using S = typename decltype(adapter)::Scalar;
@@ -803,6 +824,9 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   CHECK(saved_as(lora<float>({.in = 6, .out = 5}), "q") == Format::peft);
   CHECK(saved_as(ia3<float>({.features = 6}), "q") == Format::peft);
   CHECK(saved_as(chosen, q) == Format::mola);
+  const MoeAdapter silent(LoraBank<float>({.in = 6, .out = 5, .experts = 4}),
+                          TopKRouter<float>({.in = 6, .experts = 4, .k = 2, .noise_scale = 0.5}));
+  CHECK(saved_as(silent, q, Format::mola) == Format::mola);  // the scale of a noise that it has not
   CHECK(saved_as(soft, q) == Format::loramoe);
   CHECK(saved_as(molora<float>({.in = 6, .out = 5}), q) == Format::mixture);
   AdapterSet<float> unequal;  // LoRAMoE's config has one number of experts
@@ -861,6 +885,14 @@ TEST_CASE("a set is written in the format of its method, and in others where the
   CHECK(saved_as(lora<float>({.in = 6, .out = 5, .alpha = 8}), q, Format::moe_peft) ==
         Format::peft);  // its own files
   cannot(lora<float>({.in = 6, .out = 5, .alpha = 2.5}), q, Format::moe_peft);
+  AdapterSet<float> plain;  // of a config that says nothing, or what PEFT's does not
+  plain.add(q, lora<float>({.in = 6, .out = 5, .alpha = 8}));
+  plain.init(1);
+  for (const json& config : {json::array(), json{{"act_fn", "silu"}, {"router_init_range", 0.02}}}) {
+    const TemporaryFolder folder;
+    save(plain, folder.path, {.format = Format::moe_peft, .config = config});
+    CHECK(load<float>(folder.path).info.format == Format::peft);
+  }
 }
 
 TEST_CASE("a folder of one format is written in another, with what its config says of the base", "[io]") {

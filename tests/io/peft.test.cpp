@@ -222,6 +222,8 @@ TEST_CASE("a target that only other bases have is noted, as lists for several ki
   REQUIRE(loaded.report.notes.size() == 1);
   CHECK(loaded.report.notes[0].name == "query");
   check_round_trip(loaded);
+  disk.config["target_modules"] = {"model.layers.2.self_attn.q_proj", "q_proj", "v_proj"};  // no other base
+  refused([&] { load_disk<float>(disk); }, Code::missing_tensor, {"layers.2"});
 }
 
 TEST_CASE("a module whose path holds the name of a kept one is kept, as PEFT writes it", "[io]") {
@@ -231,8 +233,19 @@ TEST_CASE("a module whose path holds the name of a kept one is kept, as PEFT wri
   const Loaded<float> loaded = load_disk<float>(disk);
   REQUIRE(loaded.info.kept.size() == 1);
   check_round_trip(loaded);
-  disk.config["modules_to_save"] = {"classifiers"};
-  refused([&] { load_disk<float>(disk); }, Code::unexpected_tensor, {"pre_classifier"});
+  for (const char* const other : {"classifiers", "pre", "class"}) {
+    disk.config["modules_to_save"] = {other};
+    refused([&] { load_disk<float>(disk); }, Code::unexpected_tensor, {"pre_classifier"});
+  }
+  // No tensor of an adapter is kept in place of being refused.
+  disk.config["modules_to_save"] = {"classifier"};
+  for (const auto& [name, code] :
+       {std::pair{"classifier.lora_A.french.weight", Code::unexpected_tensor},
+        {"classifier.lora_magnitude_vector.default.weight", Code::unsupported_option}}) {
+    Disk bad = disk;
+    bad.add(prefix + name, {3, 12});
+    refused([&] { load_disk<float>(bad); }, code, {"classifier.lora_"});
+  }
 }
 
 TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
@@ -245,7 +258,7 @@ TEST_CASE("an adapter of another name lies in a sub-folder", "[io]") {
   CHECK((bits(load<float>(folder.path / "other").set) == bits(loaded.set)));
 }
 
-TEST_CASE("many modules_to_save and long names are looked up in time", "[io]") {
+TEST_CASE("many modules_to_save for long names are looked up in time, or refused", "[io]") {
   Disk disk = peft_lora();
   std::vector<std::string> saved(13000, "a");
   for (int i = 0; i < 3000; ++i) saved.push_back("a." + std::to_string(i));
@@ -258,6 +271,10 @@ TEST_CASE("many modules_to_save and long names are looked up in time", "[io]") {
   }
   const std::clock_t start = std::clock();
   CHECK(load_disk<float>(disk).info.kept.size() == 120);
+  for (int i = 0; i < 20000; ++i) saved.push_back("b" + std::to_string(i));
+  saved.erase(saved.begin(), saved.begin() + 16000);
+  disk.config["modules_to_save"] = saved;
+  refused([&] { load_disk<float>(disk); }, Code::too_large, {"modules_to_save"});
   CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 5);
 }
 

@@ -79,6 +79,7 @@ TEST_CASE("the catalogue of configs whose values are wrong", "[io]") {
        with("target_modules", {"k_proj"}),
        Code::nothing_matched,
        {"q_proj"}},
+      {123, "an expression of others", with("target_modules", "nothing"), Code::nothing_matched, {"nothing"}},
       {123, "target_modules a number", with("target_modules", 3), Code::config_type},
       {123, "target_modules of numbers", with("target_modules", {3}), Code::config_type},
       {89, "bias unknown", with("bias", "some"), Code::config_range},

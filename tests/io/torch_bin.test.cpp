@@ -23,6 +23,8 @@ std::optional<Code> refused(const std::string& bytes) {
   try {
     parse_torch_bin(bytes, "test.bin");
   } catch (const Error& error) {
+    INFO(error.what());
+    CHECK(test::is_a_line(error.what()));
     return error.code();
   }
   return std::nullopt;

@@ -5,10 +5,17 @@
 
 #include <moxie/core/error.hpp>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 namespace moxie::test {
+
+/// A message is one line that a terminal shows as it is, whatever the names of a file hold.
+inline bool is_a_line(const std::string& message) {
+  return message.size() < 4000 &&
+         std::all_of(message.begin(), message.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
 
 /// Calls f, which must be refused with the code, and with a message that holds every one of `words`: the
 /// thing, what was got, what was wanted.
@@ -19,6 +26,7 @@ void refused(F&& f, Code code, const std::vector<std::string>& words = {}) {
   } catch (const Error& error) {
     const std::string message = error.what();
     INFO(message);
+    CHECK(is_a_line(message));
     CHECK(name(error.code()) == name(code));
     CHECK(message.find(std::string(name(code)) + ": ") == 0);
     for (const std::string& word : words) {

@@ -70,7 +70,9 @@ template <class... Parts>
 std::string join(const Parts&... parts) {
   std::string all;
   const auto add = [&](const auto& part) {
-    if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(part)>>)
+    using Part = std::remove_cvref_t<decltype(part)>;
+    static_assert(!std::is_same_v<Part, char>);
+    if constexpr (std::is_arithmetic_v<Part>)
       all.append(text(part));
     else
       all.append(part);

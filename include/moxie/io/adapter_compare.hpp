@@ -7,6 +7,17 @@
 /// Whether a module of a file is the module of a set that it is to be taken into.
 namespace moxie::inline MOXIE_ABI::io::detail {
 
+/// A number with all its digits, anything else as it is.
+template <class T>
+auto exact(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    char text[32];
+    return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
+  } else {
+    return value;
+  }
+}
+
 /// The first difference between a module of a file and the one of a set, as a fault of the file's.
 template <Scalar S>
 std::optional<Report::Fault> difference(const PlannedModule<S>& module, const AnyAdapter<S>& adapter) {
@@ -16,7 +27,8 @@ std::optional<Report::Fault> difference(const PlannedModule<S>& module, const An
   std::optional<Report::Fault> found;
   const auto expect = [&](bool same, Code code, std::string_view what, auto got, auto wanted) {
     if (!same && !found)
-      found = {code, module.name, join("has ", what, " ", got, ", wanted ", wanted, ", the set's")};
+      found = {code, module.name,
+               join("has ", what, " ", exact(got), ", wanted ", exact(wanted), ", the set's")};
   };
   const auto same = [&](Code code, std::string_view what, auto got, auto wanted) {
     expect(got == wanted, code, what, got, wanted);
@@ -25,7 +37,8 @@ std::optional<Report::Fault> difference(const PlannedModule<S>& module, const An
   same(Code::shape_mismatch, "out", file.out, set.out);
   same(Code::expert_index, "a number of experts of", file.experts, set.experts);
   same(Code::shape_mismatch, "heads", file.heads, set.heads);
-  same(file.bias ? Code::unexpected_tensor : Code::missing_tensor, "biases", int{file.bias}, int{set.bias});
+  const auto yes = [](bool is) { return std::string_view(is ? "yes" : "no"); };
+  same(file.bias ? Code::unexpected_tensor : Code::missing_tensor, "biases:", yes(file.bias), yes(set.bias));
   for (std::size_t e = 0; e < std::min(file.rank.size(), set.rank.size()); ++e) {
     same(Code::rank_mismatch, "the rank", file.rank[e], set.rank[e]);
     // A scale that was multiplied together elsewhere need not be the quotient of an alpha to the bit.
@@ -36,8 +49,9 @@ std::optional<Report::Fault> difference(const PlannedModule<S>& module, const An
   same(Code::config_mismatch, "a router temperature of", file.router.temperature, set.router.temperature);
   if (module.shape.top_k_said) same(Code::config_mismatch, "top_k", file.router.top_k, set.router.top_k);
   same(Code::config_mismatch, "router weights", word(file.router.weights), word(set.router.weights));
-  const auto learned = [](const Described& d) { return int{d.router.noise == RouterNoise::learned}; };
-  same(Code::config_mismatch, "learned noise", learned(file), learned(set));
+  const auto learned = [&](const Described& d) { return yes(d.router.noise == RouterNoise::learned); };
+  same(Code::config_mismatch, "learned noise:", learned(file), learned(set));
+  same(Code::shape_mismatch, "a number of parameters of", file.parameters, set.parameters);
   return found;
 }
 

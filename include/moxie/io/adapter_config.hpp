@@ -118,8 +118,8 @@ inline void read_lora(ConfigReader& in, AdapterConfig& c) {
             "qalora_group_size", "runtime_config", "merge_weights"});
 }
 
-/// Reads a config. Throws what reading JSON throws, ConfigType, ConfigRange, MissingField, AdapterKind,
-/// UnsupportedOption, NothingMatched; keys that nobody knows go to the report.
+/// Reads a config. Throws what reading JSON throws, ConfigType, ConfigRange, ConfigMismatch, MissingField,
+/// AdapterKind, ExpertIndex, UnsupportedOption, NothingMatched; keys that nobody knows go to the report.
 inline AdapterConfig read_config(std::string_view text, const Path& path, Report& report) {
   ConfigReader in(text, Source{path});
   AdapterConfig c{.path = path, .json = in.json(), .peft_type = {}};

@@ -9,6 +9,7 @@ namespace moxie::inline MOXIE_ABI::io::detail {
 
 /// What a config says of one module, whatever its kind, and the widths that tensors say.
 struct Described {
+  std::string name = {};
   bool vectors = false;   ///< IA3 and MoV
   bool shared_a = false;  ///< HydraLoRA
   Index in = 0, out = 0, experts = 1, heads = 1;
@@ -18,6 +19,7 @@ struct Described {
   bool rslora = false, bias = false, mask_per_expert = false;
   double dropout = 0;
   RouterSettings router = {};
+  Index parameters = 0;
 };
 
 /// The alpha whose quotient by the rank is the scale to the bit; of scales that are no such quotient in S the
@@ -62,13 +64,15 @@ void describe(const HydraBank<S>& bank, Described& d) {
 template <class S>
 void describe(const Ia3Bank<S>& bank, Described& d) {
   d.vectors = true;
-  d.heads = bank.experts() > 1 ? bank.config().heads : 1;
+  d.heads = bank.config().heads;
 }
 template <class Bank, class Router>
 Described describe(const MoeAdapter<Bank, Router>& adapter) {
   Described d{.in = adapter.in(), .out = adapter.out(), .experts = adapter.experts().experts()};
   d.router = settings_of(adapter.router());
+  d.parameters = adapter.size();
   describe(adapter.experts(), d);
+  if (d.experts == 1 && adapter.router().size() == 0) d.heads = 1;  // heads of one vector are one vector
   return d;
 }
 template <Scalar S>
@@ -78,7 +82,10 @@ Described describe(const AnyAdapter<S>& adapter) {
 template <Scalar S>
 std::vector<Described> describe(const AdapterSet<S>& set) {
   std::vector<Described> all;
-  for (const auto& entry : set.entries()) all.push_back(describe<S>(entry.adapter));
+  for (const auto& entry : set.entries()) {
+    all.push_back(describe<S>(entry.adapter));
+    all.back().name = entry.name;
+  }
   return all;
 }
 

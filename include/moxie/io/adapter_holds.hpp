@@ -20,13 +20,6 @@ inline Index layer_in(std::string_view module) {
   return layer <= most_layers ? layer : -1;
 }
 
-template <Scalar S>
-std::vector<std::string> names_of(const AdapterSet<S>& set) {
-  std::vector<std::string> names;
-  for (const auto& entry : set.entries()) names.push_back(entry.name);
-  return names;
-}
-
 /// What of a set a format has no words for.
 struct Unheld {
   std::string module;
@@ -50,8 +43,8 @@ inline bool moe_peft_knows(std::string_view module) {
 
 /// The first thing that a format has no words for; nothing where it holds the whole set. `parameters`: the
 /// config is to have target_parameters.
-inline std::optional<Unheld> unheld(Format format, const std::vector<std::string>& modules,
-                                    const std::vector<Described>& all, bool parameters = false) {
+inline std::optional<Unheld> unheld(Format format, const std::vector<Described>& all,
+                                    bool parameters = false) {
   const bool ours = format == Format::mixture, plain = format == Format::peft, mola = format == Format::mola,
              moe_peft = format == Format::moe_peft;
   const Described& first = all.front();
@@ -60,10 +53,10 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
   std::map<Index, std::set<std::string_view>> projections_of;  // by layer
   bool any_plain = false, plain_in_mlp = false, any_top_k = false;
   std::optional<Unheld> found;
-  for (std::size_t m = 0; m < all.size() && !found; ++m) {
-    const Described& d = all[m];
+  for (const Described& d : all) {
+    if (found) break;
     const auto expect = [&](bool holds, std::string_view what) {
-      if (!holds && !found) found = {modules[m], what};
+      if (!holds && !found) found = {d.name, what};
     };
     const bool single = is_plain(d);
     const RouterKind kind = d.router.kind;
@@ -88,29 +81,29 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
     expect(d.alpha.front() == first.alpha.front() && (mola || d.rank.front() == first.rank.front()),
            "ranks or alphas that differ between modules");
     if (mola) {
-      const Index layer = layer_in(modules[m]);
+      const Index layer = layer_in(d.name);
       const Described& of_layer = *first_of.try_emplace(layer, &d).first->second;
       expect(kind == RouterKind::top_k, "other routers than top-k");
       expect(layer >= 0, "a module outside of the layers");
       expect(d.rank.front() == of_layer.rank.front(), "ranks that differ in a layer");
       expect(d.router.top_k == of_layer.router.top_k, "top_k that differ in a layer");
     } else if (moe_peft) {
-      expect(modules[m].rfind(moe_peft_root, 0) == 0, "a name that does not begin with \"model.\"");
-      expect(moe_peft_knows(modules[m]), "a projection of that name");
+      expect(d.name.rfind(moe_peft_root, 0) == 0, "a name that does not begin with \"model.\"");
+      expect(moe_peft_knows(d.name), "a projection of that name");
       expect(d.alpha.front() > 0 && d.alpha.front() == std::floor(d.alpha.front()),
              "a lora_alpha that is no whole number from 1 on");
-      const bool alike_layers = projections_of[layer_in(modules[m])].insert(projection_of(modules[m])).second;
+      const bool alike_layers = projections_of[layer_in(d.name)].insert(projection_of(d.name)).second;
       expect(alike_layers, "two modules of one projection in a layer");
-      expect(single || kind == RouterKind::top_k || is_in_mlp(modules[m]),
+      expect(single || kind == RouterKind::top_k || is_in_mlp(d.name),
              "a mixture outside of the feed-forward block");
-      (single ? plain_in_mlp : any_top_k) |= single ? is_in_mlp(modules[m]) : kind == RouterKind::top_k;
+      plain_in_mlp |= single && is_in_mlp(d.name);
+      any_top_k |= kind == RouterKind::top_k;
       any_plain |= single;
       if (single) continue;
       if (mixture == nullptr) mixture = &d;
       expect(kind == RouterKind::soft || kind == RouterKind::top_k, "such a router");
-      expect(kind == mixture->router.kind, "routers that differ");
-      expect(d.experts == mixture->experts && d.router.top_k == mixture->router.top_k,
-             "experts or top_k that differ");
+      expect(d.router == mixture->router && d.experts == mixture->experts,
+             "routers, experts or top_k that differ");
     } else {
       expect(kind == RouterKind::soft && d.experts == first.experts,
              "other routers than soft ones over equally many experts");
@@ -119,17 +112,16 @@ inline std::optional<Unheld> unheld(Format format, const std::vector<std::string
   if (found || !moe_peft) return found;
   // Its target_modules are projections, of every layer; its mola makes a mixture of each.
   if (mixture != nullptr && (any_top_k ? any_plain : plain_in_mlp))
-    found = {modules.front(), "plain LoRA where its program has mixtures"};
+    found = {first.name, "plain LoRA where its program has mixtures"};
   for (const auto& [layer, projections] : projections_of)
     if (!found && (layer < 0 || projections != projections_of.begin()->second))
-      found = {modules.front(), "projections that differ between the layers"};
+      found = {first.name, "projections that differ between the layers"};
   return found;
 }
 
 /// Throws UnsupportedOption, and says what.
-template <Scalar S>
-void expect_held(Format format, const AdapterSet<S>& set, bool parameters = false) {
-  if (const auto what = unheld(format, names_of(set), describe(set), parameters))
+inline void expect_held(Format format, const std::vector<Described>& all, bool parameters = false) {
+  if (const auto what = unheld(format, all, parameters))
     fail(Code::unsupported_option, join("module ", shown(what->module), ": the format ", io::name(format),
                                         " cannot hold ", what->what));
 }
@@ -137,8 +129,7 @@ void expect_held(Format format, const AdapterSet<S>& set, bool parameters = fals
 /// The format for a set that nobody has named one for: of its method, or else our own. Where that cannot hold
 /// it either, the method's is the one to say what is in the way.
 template <Scalar S>
-Format format_for(const AdapterSet<S>& set) {
-  const std::vector<Described> all = describe(set);
+Format format_for(const AdapterSet<S>& set, const std::vector<Described>& all) {
   const auto every = [&](auto&& f) { return std::all_of(all.begin(), all.end(), f); };
   const auto method = [&](Method m) {
     return std::all_of(set.entries().begin(), set.entries().end(),
@@ -149,8 +140,7 @@ Format format_for(const AdapterSet<S>& set) {
                      : method(Method::mola)                               ? Format::mola
                      : method(Method::loramoe)                            ? Format::loramoe
                                                                           : Format::mixture;
-  const std::vector<std::string> modules = names_of(set);
-  return unheld(own, modules, all) && !unheld(Format::mixture, modules, all) ? Format::mixture : own;
+  return unheld(own, all) && !unheld(Format::mixture, all) ? Format::mixture : own;
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

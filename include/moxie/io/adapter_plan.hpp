@@ -106,57 +106,41 @@ inline std::string_view foreign_method(std::string_view name) {
 class KeptNames {
  public:
   KeptNames(const AdapterConfig& c, const Source& source) : biases_(c.base_bias != "none"), source_(source) {
-    for (const std::string& saved : c.modules_to_save) {
-      if (saved.empty()) continue;
-      saved_.insert(saved);
-      dots_.insert(std::count(saved.begin(), saved.end(), '.'));
-    }
+    for (const std::string& saved : c.modules_to_save)
+      if (!saved.empty()) saved_.insert(saved + ".");
   }
+  /// PEFT looks for a name and a dot, wherever they stand: "pre_classifier" is kept for "classifier".
   bool contains(std::string_view name) {
+    if (is_of_adapter(name)) return false;
     const std::size_t last = std::min(name.rfind('.'), name.size());
-    if (is_of_adapter(name, last)) return false;
-    if (biases_ && name.substr(last) == ".bias") return true;
-    // Every run of whole parts that has as many dots as some saved name.
-    std::vector<std::size_t> ends;
-    for (std::size_t at = name.find('.'); at < last; at = name.find('.', at + 1)) ends.push_back(at);
-    ends.push_back(last);
-    for (std::size_t i = 0; i < ends.size(); ++i) {
-      const std::size_t begin = i == 0 ? 0 : ends[i - 1] + 1;
-      for (const std::ptrdiff_t dots : dots_) {
-        const std::size_t end = i + static_cast<std::size_t>(dots);
-        if (end >= ends.size()) break;
-        const std::string_view run = name.substr(begin, ends[end] - begin);
-        spend(run.size() + 1);
-        if (saved_.contains(run)) return true;
-      }
-    }
-    // PEFT writes every module whose path has the name anywhere in it: "pre_classifier" for "classifier".
-    return std::any_of(saved_.begin(), saved_.end(), [&](std::string_view saved) {
-      spend(last);
-      return name.substr(0, last).find(saved) != std::string_view::npos;
-    });
+    return (biases_ && name.substr(last) == ".bias") ||
+           std::any_of(saved_.begin(), saved_.end(), [&](const std::string& saved) {
+             spend(name.size());
+             return name.find(saved) != std::string_view::npos;
+           });
   }
 
  private:
-  /// "lora_A.weight", "lora_magnitude_vector": no module that was trained whole has such tensors.
-  static bool is_of_adapter(std::string_view name, std::size_t last) {
-    const std::size_t before = last == 0 ? std::string_view::npos : name.rfind('.', last - 1);
-    const std::string_view parts[] = {name.substr(std::min(last + 1, name.size())),
-                                      name.substr(before + 1, last - before - 1)};
-    return std::any_of(std::begin(parts), std::end(parts), [](std::string_view part) {
-      return part.substr(0, 5) == "lora_" || part.substr(0, 4) == "ia3_" || !foreign_method(part).empty();
-    });
+  /// "lora_A.weight", "lora_magnitude_vector": no module that was trained whole has such parts.
+  static bool is_of_adapter(std::string_view name) {
+    for (std::size_t begin = 0; begin < name.size();) {
+      const std::size_t end = std::min(name.find('.', begin), name.size());
+      const std::string_view part = name.substr(begin, end - begin);
+      if (part.substr(0, 5) == "lora_" || part.substr(0, 4) == "ia3_" || !foreign_method(part).empty())
+        return true;
+      begin = end + 1;
+    }
+    return false;
   }
   void spend(std::size_t steps) {
-    constexpr std::uint64_t most = 1 << 25;
+    constexpr std::uint64_t most = 1 << 26;
     spent_ += steps;
     if (spent_ > most) source_.refuse(Code::too_large, "too many modules_to_save for its tensors");
   }
 
   bool biases_;
   const Source& source_;
-  std::set<std::string_view> saved_;
-  std::set<std::ptrdiff_t> dots_;
+  std::set<std::string> saved_;
   std::uint64_t spent_ = 0;
 };
 
@@ -204,8 +188,8 @@ bool sort_tensor(const TensorInfo& t, const AdapterConfig& c, const Source& sour
   return path.has_value();
 }
 
-/// Sorts the tensors of a file into modules. Throws NothingMatched, AdapterKind, UnsupportedOption; all else
-/// goes to the report.
+/// Sorts the tensors of a file into modules. Throws NothingMatched, AdapterKind, UnsupportedOption,
+/// ConfigRange, ConfigType, ConfigMismatch, PatternSyntax, TooLarge; all else goes to the report.
 template <Scalar S>
 Plan<S> make_plan(const std::vector<TensorInfo>& tensors, const AdapterConfig& c, const LoadOptions& options,
                   const Source& source, Report& report) {

@@ -77,10 +77,12 @@ struct RouterSettings {
     const auto expect = [&](bool holds, std::string_view key) {
       if (!holds) in.refuse(Code::config_mismatch, key, "does nothing under router_type ", word(r.kind));
     };
+    if (r.noise != RouterNoise::fixed && r.noise_scale != plain.noise_scale)
+      in.refuse(Code::config_mismatch, "router_noise_scale", "does nothing under router_noise ",
+                word(r.noise));
     expect(chooses || !has_k, "top_k");
     expect(chooses || r.weights == plain.weights, "router_weights");
     expect(chooses || r.noise == plain.noise, "router_noise");
-    expect(r.noise == RouterNoise::fixed || r.noise_scale == plain.noise_scale, "router_noise_scale");
     expect(learned || r.temperature == plain.temperature, "router_temperature");
     expect(learned || r.jitter == plain.jitter, "router_jitter");
     if (chooses && !has_k) in.refuse(Code::missing_field, "top_k", "is missing");
@@ -120,7 +122,7 @@ RouterSettings settings_of(const TopKRouter<S>& router) {
           .jitter = c.jitter,
           .weights = c.weights,
           .noise = c.noise,
-          .noise_scale = c.noise_scale,
+          .noise_scale = c.noise == RouterNoise::fixed ? c.noise_scale : 1,
           .scheduled = c.frozen || c.k_steps > 0};
 }
 

@@ -24,28 +24,30 @@ template <Scalar S>
 Written write(const AdapterSet<S>& set, const AdapterInfo& info, const SaveOptions& options) {
   if (std::ssize(set.theta()) != set.size() || set.modules() == 0)
     fail(Code::state_error, "a set is saved before init(), or without modules");
-  Format format = options.format ? *options.format : info.format ? *info.format : format_for(set);
+  const std::vector<Described> all = describe(set);
+  Format format = options.format ? *options.format : info.format ? *info.format : format_for(set, all);
   const Dtype dtype = options.dtype.value_or(std::is_same_v<S, double> ? Dtype::f64 : Dtype::f32);
   const bool converted = info.format && format != *info.format;
   nlohmann::json base = converted ? base_of(info.config) : info.config;
-  const std::vector<Described> all = describe(set);
   if (format == Format::moe_peft && std::all_of(all.begin(), all.end(), is_plain)) {
     // MoE-PEFT's plain LoRA lies in PEFT's files, but what it cannot say there either is refused.
-    expect_held(format, set);
-    set_projections(base, names_of(set));
+    expect_held(format, all);
+    base = base_of(info.config);
+    set_projections(base, all);
     if (!info.kept.empty())
       fail(Code::unsupported_option, join("the format moe-peft cannot hold ", shown(info.kept.front().name),
                                           ", which is kept beside the adapter"));
     format = Format::peft;
   }
-  const nlohmann::json json = config_of(set, format, base);
+  const nlohmann::json json = config_of(all, format, base);
   Written written{.config = json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace), .tensors = {}};
   const Path nowhere = "what would be saved";
   const Source source{nowhere};
   Report report;
   const AdapterConfig config = read_config(written.config, nowhere, report);
   Matcher matcher(source);
-  const std::vector<std::string> modules = names_of(set);
+  std::vector<std::string> modules;
+  for (const Described& d : all) modules.push_back(d.name);
   const std::vector<bool> feedforward = matcher.apply_feedforward(config.feedforward, modules);
 
   std::vector<TensorInfo> listing;
@@ -132,12 +134,12 @@ class LockedFolder {
 /// Writes a folder that `load` reads: adapter_config.json and adapter_model.safetensors, each replaced at
 /// once, together under a lock of the folder, which is made where it is missing. After an error or a kill at
 /// any moment `load` finds the old pair or the new one. The same content makes the same bytes. The format is
-/// options.format, or info.format, or PEFT's where the set is of plain LoRAs or IA3, the released MoLA's,
-/// LoRAMoE's or HydraLoRA's where it is of those and they can hold it, and otherwise our own. Of a config in
-/// another format than info.format only what it says of the base stays. PEFT and MoLA read the folder; the
-/// other programs open adapter_model.bin alone (include/moxie/io/README.md says how to make it). Throws
-/// UnsupportedOption where the format cannot hold the set, NonFinite, IoOpen where the folder cannot be made,
-/// and what save_file throws.
+/// options.format, or info.format (of plain LoRAs MoE-PEFT's is PEFT's), or PEFT's where the set is of plain
+/// LoRAs or IA3, the released MoLA's, LoRAMoE's or HydraLoRA's where it is of those and they can hold it, and
+/// otherwise our own. Of a config in another format than info.format only what it says of the base stays.
+/// PEFT and MoLA read the folder; the other programs open adapter_model.bin alone (include/moxie/io/README.md
+/// says how to make it). Throws UnsupportedOption where the format cannot hold the set, NonFinite, IoOpen
+/// where the folder cannot be made, and what save_file throws.
 template <Scalar S>
 void save(const AdapterSet<S>& set, const Path& dir, const AdapterInfo& info = {},
           const SaveOptions& options = {}) {

@@ -32,12 +32,19 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
   std::vector<bool> used;
   const std::vector<bool> meant = matcher.apply(c.target, modules, &used),
                           out = matcher.apply(c.exclude, modules);
-  // Lists for several kinds of base are common, and the file cannot tell which of them this one has.
-  if (!used.empty() && std::find(used.begin(), used.end(), true) == used.end())
-    source.refuse(Code::nothing_matched, "target_modules means none of its modules, the first of which is ",
+  if (c.target_parameters.empty() && std::find(meant.begin(), meant.end(), true) == meant.end())
+    source.refuse(Code::nothing_matched, "target_modules (",
+                  shown(c.target.names.empty() ? c.target.expression : c.target.names.front()),
+                  c.target.names.size() > 1 ? ", ..." : "", ") means no module that has tensors, such as ",
                   shown(modules.front()));
-  for (std::size_t i = 0; i < used.size(); ++i)
-    if (!used[i]) report.note(c.target.names[i], "is in target_modules, but no tensor is its");
+  for (std::size_t i = 0; i < used.size(); ++i) {
+    if (used[i]) continue;
+    const std::string& name = c.target.names[i];
+    if (name.find('.') != std::string::npos)
+      report.miss(name, "is in target_modules, but no tensor is its");
+    else  // lists for several kinds of base are common, and the file cannot tell which of them this one has
+      report.note(name, "is in target_modules, but no tensor is its");
+  }
   const auto overrides = [&](const auto& patterns, std::string_view key) {
     std::vector<std::string> texts;
     for (const auto& entry : patterns) texts.push_back(entry.pattern);
@@ -55,6 +62,7 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
   const std::vector<bool> feedforward = matcher.apply_feedforward(c.feedforward, modules);
   const bool per_layer = format == Format::mola && c.rank.size() > 1;
   Index layers = 0;
+  const std::vector<Index>& k = c.top_k.empty() ? options.top_k : c.top_k;
   const std::set<std::string_view> paths(c.target.names.begin(), c.target.names.end());
   std::vector<bool> has_tensors(c.target_parameters.size());
   std::map<std::string_view, std::pair<Index, Index>> wrapped;  // parameters that are meant, and are there
@@ -88,7 +96,6 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
     s.wanted = s.wanted || s.parameter;
     if (rank[m] >= 0) s.rank = c.rank_pattern[static_cast<std::size_t>(rank[m])].values;
     if (alpha[m] >= 0) s.alpha = c.alpha_pattern[static_cast<std::size_t>(alpha[m])].values;
-    const std::vector<Index>& k = c.top_k.empty() ? options.top_k : c.top_k;
     if (per_layer || k.size() > 1) {
       const Index layer = mola_layer(module);
       layers = std::max(layers, layer + 1);
@@ -104,7 +111,7 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
     if (k.size() == 1) s.top_k = k.front();
   }
   for (std::size_t t = 0; t < has_tensors.size(); ++t)
-    if (!has_tensors[t]) report.miss(c.target_parameters[t], "is in target_parameters, but no tensor is");
+    if (!has_tensors[t]) report.miss(c.target_parameters[t], "is in target_parameters, but no tensor is its");
   for (const auto& [module, counts] : wrapped)
     if (counts.first > counts.second)
       report.miss(std::string(module), "has the tensors of ", counts.second, " of its ", counts.first,
@@ -115,11 +122,9 @@ inline void apply_config(std::vector<FoundModule>& found, const AdapterConfig& c
                       " layers, the tensors are of ", layers);
   };
   const bool chooses = format == Format::mola || c.peft_type == "MOLA";
-  if (chooses && c.top_k.empty() && options.top_k.empty())
-    report.note("top_k", "is not in the file: 2 is assumed, as MoLA has it");
+  if (chooses && k.empty()) report.note("top_k", "is not in the file: 2 is assumed, as MoLA has it");
   if (per_layer) expect_layers(c.rank, "r");
-  if (c.top_k.size() > 1 || (c.top_k.empty() && options.top_k.size() > 1))
-    expect_layers(c.top_k.empty() ? options.top_k : c.top_k, "top_k");
+  if (k.size() > 1) expect_layers(k, "top_k");
 }
 
 }  // namespace moxie::inline MOXIE_ABI::io::detail

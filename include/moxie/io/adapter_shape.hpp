@@ -262,13 +262,13 @@ class ShapeReader {
   template <class Bank>
   Result weighed(Bank bank, const RouterSettings& r) const {
     const bool chooses = r.kind == RouterKind::top_k;
-    const auto range = [&](std::string_view what, double got, const auto&... wanted) {
+    const auto range = [&](std::string_view what, auto got, const auto&... wanted) {
       return mismatch(Code::config_range, "would have ", what, " ", got, ", wanted ", wanted...);
     };
     if (!moxie::detail::finite_as<S>(1 / r.temperature))
       return range("a router temperature of", r.temperature, "one whose inverse is finite");
     if (chooses && r.top_k > bank.experts())
-      return range("top_k", static_cast<double>(r.top_k), "at most its ", bank.experts(), " experts");
+      return range("top_k", r.top_k, "at most its ", bank.experts(), " experts");
     if (!moxie::detail::finite_as<S>(r.noise_scale))
       return range("a noise of", r.noise_scale, "a finite number");
     constexpr bool multiplies = Bank::multiplicative;

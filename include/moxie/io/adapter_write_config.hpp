@@ -36,11 +36,11 @@ nlohmann::json one_or_list(const std::vector<T>& values) {
 /// Names of modules as patterns of PEFT's: a name that is also the end of another's is tied to the start.
 class PatternNames {
  public:
-  explicit PatternNames(const std::vector<std::string>& modules) : names_(modules.begin(), modules.end()) {
-    for (const std::string& module : modules)
-      for (std::size_t dot = module.find('.'); dot != std::string::npos; dot = module.find('.', dot + 1))
-        if (const auto found = names_.find(module.substr(dot + 1)); found != names_.end())
-          ends_.insert(*found);
+  explicit PatternNames(const std::vector<Described>& all) {
+    for (const Described& d : all) names_.insert(d.name);
+    for (const std::string& name : names_)
+      for (std::size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1))
+        if (const auto found = names_.find(name.substr(dot + 1)); found != names_.end()) ends_.insert(*found);
   }
   std::string operator()(const std::string& module) const {
     std::string pattern = ends_.contains(module) ? "^" : "";
@@ -58,20 +58,20 @@ class PatternNames {
 /// r or lora_alpha of most, and a pattern for each of the others.
 template <class T>
 void set_values(nlohmann::json& json, std::string_view key, std::string_view pattern_key,
-                const std::vector<std::string>& modules, const std::vector<std::vector<T>>& values) {
+                const std::vector<Described>& all, const std::vector<std::vector<T>>& values) {
   const std::vector<T> most = most_common(values);
-  const PatternNames names(modules);
+  const PatternNames names(all);
   json[std::string(key)] = one_or_list(most);
   json[std::string(pattern_key)] = nlohmann::json::object();
-  for (std::size_t m = 0; m < modules.size(); ++m)
-    if (values[m] != most) json[std::string(pattern_key)][names(modules[m])] = one_or_list(values[m]);
+  for (std::size_t m = 0; m < all.size(); ++m)
+    if (values[m] != most) json[std::string(pattern_key)][names(all[m].name)] = one_or_list(values[m]);
 }
 
 /// MoLA lists its numbers per layer, for layers without adapters too.
 template <class F>
-nlohmann::json per_layer(const std::vector<std::string>& modules, F&& value_of) {
+nlohmann::json per_layer(const std::vector<Described>& all, F&& value_of) {
   std::map<Index, Index> values;
-  for (std::size_t m = 0; m < modules.size(); ++m) values[layer_in(modules[m])] = value_of(m);
+  for (const Described& d : all) values[layer_in(d.name)] = value_of(d);
   nlohmann::json list = nlohmann::json::array();
   for (const auto& [layer, value] : values)
     while (std::ssize(list) <= layer) list.push_back(value);
@@ -79,8 +79,7 @@ nlohmann::json per_layer(const std::vector<std::string>& modules, F&& value_of) 
 }
 
 /// The keys of the LoRA experts.
-inline void set_lora(nlohmann::json& json, Format format, const std::vector<std::string>& modules,
-                     const std::vector<Described>& all) {
+inline void set_lora(nlohmann::json& json, Format format, const std::vector<Described>& all) {
   const Described& first = all.front();
   const bool ours = format == Format::mixture;
   std::vector<std::vector<Index>> ranks;
@@ -92,8 +91,8 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
     if (!ours || alike(d.alpha)) alphas.back().resize(1);
   }
   json["lora_dropout"] = first.dropout;  // 0.0, never 0: MoE-PEFT wants a float
-  set_values(json, "r", "rank_pattern", modules, ranks);
-  set_values(json, "lora_alpha", "alpha_pattern", modules, alphas);
+  set_values(json, "r", "rank_pattern", all, ranks);
+  set_values(json, "lora_alpha", "alpha_pattern", all, alphas);
   if (!json.contains("bias")) json["bias"] = "none";
   if (format == Format::peft || ours) {
     if (!json.contains("fan_in_fan_out")) json["fan_in_fan_out"] = false;
@@ -103,15 +102,13 @@ inline void set_lora(nlohmann::json& json, Format format, const std::vector<std:
     return;
   }
   if (format == Format::moe_peft) json["use_rslora"] = first.rslora;
-  if (format == Format::mola)
-    json["r"] = per_layer(modules, [&](std::size_t m) { return all[m].rank.front(); });
+  if (format == Format::mola) json["r"] = per_layer(all, [](const Described& d) { return d.rank.front(); });
   json.erase("rank_pattern");
   json.erase("alpha_pattern");
 }
 
 /// The keys of the routers and the experts' numbers.
-inline void set_mixture(nlohmann::json& json, Format format, const std::vector<std::string>& modules,
-                        const std::vector<Described>& all) {
+inline void set_mixture(nlohmann::json& json, Format format, const std::vector<Described>& all) {
   std::vector<Index> experts, top_k;
   RouterKind kind = RouterKind::uniform;
   for (const Described& d : all) {
@@ -126,7 +123,7 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
     all.front().router.write(json);
   } else if (format == Format::mola) {  // MoLA itself neither writes nor reads top_k
     json["top_k"] = alike(top_k) ? nlohmann::json(top_k.front())
-                                 : per_layer(modules, [&](std::size_t m) { return top_k[m]; });
+                                 : per_layer(all, [](const Described& d) { return d.router.top_k; });
   } else if (format == Format::moe_peft) {
     json["num_experts"] = experts.front();
     json["routing_strategy"] = chooses ? "mola" : "loramoe";
@@ -138,9 +135,9 @@ inline void set_mixture(nlohmann::json& json, Format format, const std::vector<s
 
 /// MoE-PEFT's way to say which modules: projections, of every layer. Throws UnsupportedOption where a config
 /// says more.
-inline void set_projections(nlohmann::json& json, const std::vector<std::string>& modules) {
+inline void set_projections(nlohmann::json& json, const std::vector<Described>& all) {
   std::set<std::string> projections, listed;
-  for (const std::string& module : modules) projections.insert(std::string(projection_of(module)));
+  for (const Described& d : all) projections.insert(std::string(projection_of(d.name)));
   if (const auto found = json.find("target_modules"); found != json.end() && found->is_array())
     for (const auto& name : *found) listed.insert(name.is_string() ? name.get<std::string>() : "");
   if (listed != projections) json["target_modules"] = projections;
@@ -163,30 +160,32 @@ inline nlohmann::json base_of(const nlohmann::json& config) {
 }
 
 /// The config of a set: what is in `base`, with everything that the set decides set anew.
-template <Scalar S>
-nlohmann::json config_of(const AdapterSet<S>& set, Format format, const nlohmann::json& base) {
+inline nlohmann::json config_of(const std::vector<Described>& all, Format format,
+                                const nlohmann::json& base) {
   nlohmann::json json = base.is_object() ? base : nlohmann::json::object();
   for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias",
                           "lora_dropout", "lora_dropout_per_expert", "num_experts", "lora_nums", "top_k",
                           "router_type", "router_temperature", "router_jitter", "router_weights",
                           "router_noise", "router_noise_scale", "routing_strategy", "peft_type"})
     json.erase(key);
-  const std::vector<Described> all = describe(set);
-  const std::vector<std::string> modules = names_of(set);
   const auto parameters = json.find("target_parameters");
-  expect_held(format, set, parameters != json.end() && !parameters->empty());
+  expect_held(format, all, parameters != json.end() && !parameters->empty());
   const auto keep = [&](const char* key, nlohmann::json value) {
     if (!json.contains(key)) json[key] = std::move(value);
   };
   for (const char* key : {"base_model_name_or_path", "task_type", "modules_to_save"}) keep(key, nullptr);
   keep("inference_mode", true);
-  if (format == Format::moe_peft) set_projections(json, modules);
-  keep("target_modules", modules);
+  if (format == Format::moe_peft) set_projections(json, all);
+  if (const auto targets = json.find("target_modules"); targets == json.end() || targets->empty()) {
+    json["target_modules"] = nlohmann::json::array();
+    for (const Described& d : all) json["target_modules"].push_back(d.name);
+  }
   const bool vectors = all.front().vectors;
   if (vectors && format == Format::peft) keep("feedforward_modules", nlohmann::json::array());
-  if (!vectors) set_lora(json, format, modules, all);
-  if (format != Format::peft) set_mixture(json, format, modules, all);
-  const bool top_k = json.value("routing_strategy", "") == "mola";
+  if (!vectors) set_lora(json, format, all);
+  if (format != Format::peft) set_mixture(json, format, all);
+  const bool top_k = std::any_of(all.begin(), all.end(),
+                                 [](const Described& d) { return d.router.kind == RouterKind::top_k; });
   json["peft_type"] = format == Format::mixture    ? (vectors ? "MOV" : "MOLORA")
                       : format == Format::moe_peft ? (top_k ? "MOLA" : "LORAMOE")
                                                    : (vectors ? "IA3" : "LORA");

@@ -129,16 +129,15 @@ class ConfigReader {
     const bool low = value.is_number_unsigned()
                          ? value.get<std::uint64_t>() < static_cast<std::uint64_t>(std::max<Index>(least, 0))
                          : value.get<std::int64_t>() < least;
-    if (!fits || low) refuse_value(Code::config_range, key, value, join(least, " to ", most));
+    if (!fits || low) refuse_value(Code::config_range, key, value, least, " to ", most);
     return value.get<Index>();
   }
   double real(std::string_view key, const Json& value, double least, double below) const {
     if (!value.is_number()) refuse_value(Code::config_type, key, value, "a number");
     const auto got = value.get<double>();
     if (!(got >= least && got < below))
-      refuse_value(
-          Code::config_range, key, value,
-          join(least, " or more, below ", std::isfinite(below) ? moxie::detail::text(below) : "infinity"));
+      refuse_value(Code::config_range, key, value, least, " or more, below ",
+                   std::isfinite(below) ? moxie::detail::text(below) : "infinity");
     return got;
   }
   double number(std::string_view key, double least, double below, double otherwise) {

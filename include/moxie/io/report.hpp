@@ -19,7 +19,7 @@ struct Report {
   std::vector<Fault> unexpected;     ///< there and not wanted
   std::vector<Fault> mismatched;     ///< there in another shape, rank, scale or kind than wanted
   std::vector<Remark> converted;     ///< stored in another type, or under an older name
-  std::vector<Remark> notes;         ///< kept tensors, subnormal numbers, a scale of 0
+  std::vector<Remark> notes;  ///< no faults: kept tensors, targets of other bases, null keys, a scale of 0
 
   std::size_t faults() const { return missing.size() + unexpected.size() + mismatched.size(); }
   bool clean() const { return faults() == 0; }

@@ -143,7 +143,7 @@ class ZipArchive {
     const std::string_view name = slice(at + entry_size, name_size);
     check_name(name);
     if (number<std::uint16_t>(at + 32) != 0)
-      refuse(Code::unsupported_archive, "an entry with a comment, wanted none", name);
+      refuse_entry(Code::unsupported_archive, name, "an entry with a comment, wanted none");
     Stored s{.size = number<std::uint32_t>(at + 24),
              .offset = number<std::uint32_t>(at + 42),
              .crc = number<std::uint32_t>(at + 16),
@@ -161,21 +161,22 @@ class ZipArchive {
     const bool sound = extra_size == 0 || (wide_size > 0 && extra_size == wide_size + 4 &&
                                            number<std::uint16_t>(place - 4) == 1 &&
                                            number<std::uint16_t>(place - 2) == wide_size);
-    if (!sound) refuse(Code::bad_archive, "extra fields other than 64-bit numbers that are needed", name);
+    if (!sound)
+      refuse_entry(Code::bad_archive, name, "extra fields other than 64-bit numbers that are needed");
     if (number<std::uint16_t>(at + 34) != 0)
-      refuse(Code::unsupported_archive, "on another disk of a split zip archive", name);
+      refuse_entry(Code::unsupported_archive, name, "on another disk of a split zip archive");
     entries_.push_back({.name = name});
     stored_.push_back(s);
     if (s.method == 0 && compressed != s.size)
-      refuse(Code::bad_archive, "stored in another number of bytes than it has", name);
+      refuse_entry(Code::bad_archive, name, "stored in another number of bytes than it has");
     return at + entry_size + name_size + extra_size;
   }
   void check_name(std::string_view name) const {
     if (name.empty()) refuse(Code::empty_name, "an entry of the archive without a name");
-    if (name.size() > 4096) refuse(Code::name_too_long, "a name above 4096 bytes", name);
+    if (name.size() > 4096) refuse_entry(Code::name_too_long, name, "a name above 4096 bytes");
     for (const char c : name)
       if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f || c == '\\')
-        refuse(Code::bad_name, "a control character or backslash in the name", name);
+        refuse_entry(Code::bad_name, name, "a control character or backslash in the name");
   }
 
   /// The entry whose local header stands at byte `at`; the byte behind its data and descriptor.

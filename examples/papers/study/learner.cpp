@@ -35,7 +35,7 @@ llama::AdapterOptions adapter_options(const Setting& s) {
       .alpha = static_cast<double>(s.rank)};  // scale 1
   if (s.method == "ia3") options.sites = {Site::key, Site::value, Site::down_input};
   if (s.method == "mov") options.sites = {Site::key, Site::value, Site::gated};
-  if (s.method == "loramoe") options.sites = {Site::gate, Site::up, Site::down};
+  if (s.method == "loramoe" || s.feedforward) options.sites = {Site::gate, Site::up, Site::down};
   if (!s.released_start) options.init = moxie::Init::kaiming_uniform;
   if (s.masked) options.weights = moxie::TopKWeights::masked;
   if (s.route == "mean") options.route = llama::RouteBy::mean;

@@ -19,6 +19,7 @@ struct Setting {
   int base = 0, seed = 0;       ///< of the base; of the adapters and the order of the data
   std::vector<Index> experts = {};  ///< of all layers, or of each
   Index rank = 0, top_k = 0;
+  bool feedforward = false;     ///< LoRA of gate, up and down alone, where LoRAMoE's experts are
   std::string route = "token";  ///< token, mean (of the positions so far), oracle (one expert a language)
   bool masked = false;          ///< top-k weights as the softmax gave them, not renormalised
   bool released_start = false;  ///< A and routers from N(0, 0.02^2), as MoLoRA's code, not from Kaiming's
@@ -48,6 +49,7 @@ struct Setting {
     put("experts", &Setting::experts);
     put("rank", &Setting::rank);
     put("top_k", &Setting::top_k);
+    put("feedforward", &Setting::feedforward);
     put("route", &Setting::route);
     put("masked", &Setting::masked);
     put("released_start", &Setting::released_start);

@@ -50,6 +50,7 @@ void run(const Options& o) {
               std::string(io::name(from)).c_str(), std::string(io::name(to)).c_str(),
               std::to_string(loaded.set.modules()).c_str(), files.tensors.tensors().size(),
               std::string(io::name(dtype)).c_str());
+  adapter_tool::tell(loaded.report, files.tensors);
 }
 
 }  // namespace

@@ -121,7 +121,7 @@ inline const std::string* owner(const std::set<std::string>& modules, io::Format
 inline Summary summarise(const io::AdapterFiles& files, const std::string& path,
                          const std::vector<Index>& top_k, bool lenient) {
   const auto loaded = io::load<S>(files, {.lenient = lenient, .allow_non_finite = true, .top_k = top_k});
-  warn(loaded.report, false);  // its notes are among the summary's warnings
+  warn(loaded.report);
   expect_top_k(loaded, top_k);
   Summary all;
   all.path = path;

@@ -54,18 +54,22 @@ inline io::AdapterFiles read(const io::Path& dir, bool torch_bin, bool lenient) 
   return bin ? io::read_torch_adapter(dir) : io::read_adapter(dir, {.lenient = lenient});
 }
 
-/// --lenient, and what it let pass, as warnings on stderr, beside what is to be noted.
+/// --lenient, and what it let pass as warnings on stderr.
 inline void add_lenient(CLI::App& app, bool& lenient) {
   app.add_flag("--lenient", lenient,
                "leave modules out that are not whole, with a warning for each fault, in place of an error");
 }
-inline void warn(const io::Report& report, bool notes = true) {
+inline void warn(const io::Report& report) {
   for (const auto* faults : {&report.mismatched, &report.missing, &report.unexpected})
     for (const io::Report::Fault& fault : *faults)
       std::fprintf(stderr, "warning: %s: %s %s\n", std::string(moxie::name(fault.code)).c_str(),
                    io::detail::shown(fault.name).c_str(), fault.what.c_str());
+}
+/// What a load notes of the config, where a new one was made of it.
+inline void tell(const io::Report& report, const io::TensorFile& tensors) {
   for (const io::Report::Remark& note : report.notes)
-    if (notes) std::fprintf(stderr, "note: %s %s\n", io::detail::shown(note.name).c_str(), note.what.c_str());
+    if (tensors.find(note.name) == nullptr)
+      std::fprintf(stderr, "note: %s %s\n", io::detail::shown(note.name).c_str(), note.what.c_str());
 }
 
 /// --top-k, for formats whose files do not say it.

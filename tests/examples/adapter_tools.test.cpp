@@ -101,6 +101,22 @@ Disk top_k_disk(bool mola, Index layers = 2, Index experts = 4) {
   }
   return disk;
 }
+/// LoRAMoE's or HydraLoRA's own names, or MoE-PEFT's of LoRAMoE.
+Disk soft_disk(io::Format format) {
+  Disk disk;
+  const bool own = format != Format::moe_peft, hydra = format == Format::hydralora;
+  disk.config = lora_config(own ? "LORA" : "LORAMOE", {"up_proj"}, 3, 6);
+  disk.config[own ? "lora_nums" : "num_experts"] = 2;
+  if (!own) disk.config["routing_strategy"] = "loramoe";
+  const std::string module = (own ? prefix + "model." : "loramoe.") + "layers.0.mlp.up_proj.";
+  disk.add(module + (own ? "lora_route.weight" : "moe_gate.weight"), {2, 12});
+  if (hydra) disk.add(module + "lora_A.weight", {3, 12});
+  for (const std::string e : {"0", "1"}) {
+    if (!hydra) disk.add(module + (own ? "lora_A" + e : "experts." + e + ".lora_A") + ".weight", {3, 12});
+    disk.add(module + (own ? "lora_B" + e : "experts." + e + ".lora_B") + ".weight", {10, 3});
+  }
+  return disk;
+}
 /// The delta of one token by MoLA's formula: the best k of the softmax, divided by their sum.
 Numbers mola_delta(const Disk& disk, const std::string& module, bool mola, Index k, double scale,
                    std::span<const double> x) {
@@ -444,7 +460,7 @@ TEST_CASE("adapter_inspect warns of experts that change nothing and of NaN", "[t
   const json j = inspected(folder.path);
   REQUIRE(j["warnings"].size() == 2);
   const std::string warnings = j["warnings"].dump();
-  for (const char* words : {"layers.1.self_attn.q_proj.lora_A_3.weight: 2 numbers are NaN or infinite",
+  for (const char* words : {"layers.1.self_attn.q_proj.lora_A_3.weight': 2 numbers are NaN or infinite",
                             "layers.1.self_attn.q_proj, expert 2: B is all zeros"})
     CHECK(warnings.find(words) != std::string::npos);
   const json& experts = j["modules"][1]["experts"];
@@ -678,6 +694,22 @@ TEST_CASE("adapter_convert reads a .bin, and keeps the stored type", "[tools]") 
       for (const TensorInfo& t : out.tensors()) CHECK(t.dtype == dtype);
     }
   }
+  Disk several =
+      peft_lora();  // targets of several kinds of base: said, since the new config has them no more
+  several.config["target_modules"] = {"c_attn", "q_proj", "v_proj"};
+  several.write(folder.path / "several");
+  const Ran ran =
+      run(convert, {(folder.path / "several").string(), (folder.path / "out").string(), "--to", "moe-peft"});
+  CHECK((ran.status == 0 && ran.err == "note: 'c_attn' is in target_modules, but no tensor is its\n"));
+  // Our own format holds what the others do, and gives it back.
+  soft_disk(Format::hydralora).write(folder.path / "hydra");
+  for (const auto& [in, to] : {std::pair{"mola", "mixture"}, {"out", "mixture"}, {"hydra", "hydralora"}}) {
+    converts(folder.path / in, folder.path / "own", to);
+    CHECK(inspected(folder.path / "own")["format"] == to);
+  }
+  converts(folder.path / "mola", folder.path / "own", "mixture");
+  converts(folder.path / "own", folder.path / "back", "mola");
+  CHECK(numbers(folder.path / "back") == numbers(disk));
   ia3_disk().write(folder.path / "ia3");
   converts(folder.path / "ia3", folder.path / "out", "peft");
   CHECK(numbers(folder.path / "out") == numbers(ia3_disk()));
@@ -742,27 +774,6 @@ TEST_CASE("adapter_convert refuses what a format cannot hold, and leaves no fold
     }
   check_error(run(convert, {at("lora"), at("no/such/folder"), "--to", "peft"}), "IoOpen");
 }
-
-namespace {
-
-/// LoRAMoE's or HydraLoRA's own names, or MoE-PEFT's of LoRAMoE.
-Disk soft_disk(io::Format format) {
-  Disk disk;
-  const bool own = format != Format::moe_peft, hydra = format == Format::hydralora;
-  disk.config = lora_config(own ? "LORA" : "LORAMOE", {"up_proj"}, 3, 6);
-  disk.config[own ? "lora_nums" : "num_experts"] = 2;
-  if (!own) disk.config["routing_strategy"] = "loramoe";
-  const std::string module = (own ? prefix + "model." : "loramoe.") + "layers.0.mlp.up_proj.";
-  disk.add(module + (own ? "lora_route.weight" : "moe_gate.weight"), {2, 12});
-  if (hydra) disk.add(module + "lora_A.weight", {3, 12});
-  for (const std::string e : {"0", "1"}) {
-    if (!hydra) disk.add(module + (own ? "lora_A" + e : "experts." + e + ".lora_A") + ".weight", {3, 12});
-    disk.add(module + (own ? "lora_B" + e : "experts." + e + ".lora_B") + ".weight", {10, 3});
-  }
-  return disk;
-}
-
-}  // namespace
 
 TEST_CASE("experts that share one A are shown, and applied, like others", "[tools]") {
   const TemporaryFolder folder;

@@ -174,7 +174,7 @@ TEST_CASE("what a format cannot hold is refused before anything is written", "[i
               Code::unsupported_option);
   // A config of the caller's that does not mean the set.
   const auto q = [](auto& s) { s.add("q", lora<float>({.in = 4, .out = 5})); };
-  refused_set(q, Code::missing_tensor, {.config = {{"target_modules", {"v"}}}});
+  refused_set(q, Code::nothing_matched, {.config = {{"target_modules", {"v"}}}});
   refused_set(q, Code::unsupported_option, {.config = {{"use_dora", true}}});
   refused_set(q, Code::invalid_utf8, {.config = {{"base_model_name_or_path", "\xff"}}});
   refused_set(q, Code::unknown_config_key, {.config = {{"what", true}}});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "study/routing.hpp"
 #include "study/study.hpp"
 
 namespace papers {
@@ -76,26 +77,13 @@ std::vector<Index> looks(Index steps) {
 }
 
 /// Mean gates of every router over some languages, [router][expert].
-std::vector<std::vector<double>> mean_gates(Learner& learner, const std::vector<std::size_t>& tasks) {
-  llama::Adapters<S>& adapters = learner.adapters();
+std::vector<std::vector<double>> gates_over(Learner& learner, const std::vector<std::size_t>& tasks) {
   std::vector<std::vector<double>> means;
-  double tokens = 0;
-  for (const std::size_t task : tasks)
-    learner.each(task, 32, [&](const Rows& rows) {
-      tokens += static_cast<double>(rows.inputs.size());
-      std::size_t router = 0;
-      for (Index layer = 0; layer < adapters.layers(); ++layer)
-        for (const llama::Site site : adapters.sites()) {
-          const moxie::Routing<S>& routing = adapters.routing(layer, site);
-          if (router == means.size()) means.emplace_back(static_cast<std::size_t>(routing.experts));
-          for (Index row = 0; row < routing.rows; ++row)
-            for (Index e = 0; e < routing.experts; ++e)
-              means[router][static_cast<std::size_t>(e)] += double(routing.gate_row(row)[e]);
-          ++router;
-        }
-    });
-  for (auto& router : means)
-    for (double& gate : router) gate /= tokens;
+  for (const RouterMeans& router : mean_gates(learner, tasks, 32, learner.setting().tuning)) {
+    std::vector<double>& mean = means.emplace_back(router.gates.front().size());
+    for (const auto& gates : router.gates)
+      for (std::size_t e = 0; e < mean.size(); ++e) mean[e] += gates[e] / double(tasks.size());
+  }
   return means;
 }
 
@@ -181,7 +169,7 @@ Json measure(const Host& host, const Setting& setting) {
                  {"new", rounded(learner.loss(learner.trained(), 64))},
                  {"english", rounded(learner.loss(memory, 128))}};
     if (setting.method == "loramoe") {
-      const auto english = mean_gates(learner, memory), others = mean_gates(learner, learner.trained());
+      const auto english = gates_over(learner, memory), others = gates_over(learner, learner.trained());
       look["second_group"] = {{"english", rounded(groups(english).first)},
                               {"new", rounded(groups(others).first)}};
       look["dispersion"] = {{"english", rounded(groups(english).second)},

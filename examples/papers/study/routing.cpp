@@ -184,13 +184,13 @@ RoutingAnalysis analyse_routing(Learner& learner) {
   return all;
 }
 
-std::vector<RouterMeans> mean_gates(Learner& learner, bool tuning) {
+std::vector<RouterMeans> mean_gates(Learner& learner, const std::vector<std::size_t>& tasks, std::size_t most,
+                                    bool tuning) {
   llama::Adapters<S>& adapters = learner.adapters();
-  const std::size_t tasks = learner.host().tasks().size();
   std::vector<RouterMeans> all;
-  for (std::size_t task = 0; task < tasks; ++task) {
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
     double tokens = 0;
-    learner.each(task, most_rows, tuning, [&](const Rows& rows) {
+    learner.each(tasks[t], most, tuning, [&](const Rows& rows) {
       tokens += static_cast<double>(rows.inputs.size());
       std::size_t r = 0;
       for (Index layer = 0; layer < adapters.layers(); ++layer)
@@ -198,23 +198,24 @@ std::vector<RouterMeans> mean_gates(Learner& learner, bool tuning) {
           const moxie::Routing<S>& routing = adapters.routing(layer, site);
           const auto experts = static_cast<std::size_t>(routing.experts);
           for (Index head = 0; head < routing.rows_per_token; ++head, ++r) {
-            if (r == all.size()) all.push_back({layer, site, head, 0, {tasks, std::vector<double>(experts)}});
+            if (r == all.size())
+              all.push_back({layer, site, head, 0, {tasks.size(), std::vector<double>(experts)}});
             for (Index row = head; row < routing.rows; row += routing.rows_per_token)
               for (std::size_t e = 0; e < experts; ++e)
-                all[r].gates[task][e] += double(routing.gate_row(row)[e]);
+                all[r].gates[t][e] += double(routing.gate_row(row)[e]);
           }
         }
     });
     for (RouterMeans& router : all)
-      for (double& gate : router.gates[task]) gate /= tokens;
+      for (double& gate : router.gates[t]) gate /= tokens;
   }
   return all;
 }
 
 GateSwap swap_gates(Learner& learner) {
   const Host& host = learner.host();
-  const std::vector<RouterMeans> routers = mean_gates(learner, true);
   const std::vector<std::size_t> trained = host.of_role(languages::Role::trained);
+  const std::vector<RouterMeans> routers = mean_gates(learner, trained, most_rows, true);
   // The same experts under gates that are given.
   llama::AdapterOptions options = adapter_options(learner.setting());
   options.route = llama::RouteBy::given;
@@ -256,12 +257,12 @@ GateSwap swap_gates(Learner& learner) {
   };
   GateSwap swap;
   const auto n = static_cast<double>(trained.size());
-  for (const std::size_t task : trained) {
-    swap.own += learner.loss(task, most_rows) / n;
-    swap.uniform += loss(task, alike) / n;
-    for (const std::size_t language : trained)
-      (language == task ? swap.mean : swap.other) +=
-          loss(task, language) / (language == task ? n : n * (n - 1));
+  for (std::size_t t = 0; t < trained.size(); ++t) {
+    swap.own += learner.loss(trained[t], most_rows) / n;
+    swap.uniform += loss(trained[t], alike) / n;
+    for (std::size_t language = 0; language < trained.size(); ++language)
+      (language == t ? swap.mean : swap.other) +=
+          loss(trained[t], language) / (language == t ? n : n * (n - 1));
   }
   return swap;
 }

@@ -23,7 +23,7 @@ struct RoutingFigures {
   Json json() const;
 };
 
-/// A router and what it gives: mean gates of every language, [task][expert].
+/// A router and what it gives: mean gates of languages, [task][expert].
 struct RouterMeans {
   Index layer = 0;
   llama::Site site{};
@@ -41,8 +41,10 @@ struct RoutingAnalysis {
 /// top-k routers are measured alike.
 RoutingAnalysis analyse_routing(Learner& learner);
 
-/// Mean gates of every router and language over 64 held-out rows, of the tables or those for tuning.
-std::vector<RouterMeans> mean_gates(Learner& learner, bool tuning);
+/// Mean gates of every router over held-out rows of some languages, at most `most` of each, of the tables or
+/// of those for tuning. Each router's gates are [position in tasks][expert].
+std::vector<RouterMeans> mean_gates(Learner& learner, const std::vector<std::size_t>& tasks, std::size_t most,
+                                    bool tuning);
 
 /// Held-out loss over 64 rows, mean over the trained languages, where gates are taken away from the routers.
 /// Mean gates are those of other rows.

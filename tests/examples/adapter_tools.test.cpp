@@ -4,6 +4,7 @@
 #include "support/catch.hpp"
 
 #include "io/disk_bin.hpp"
+#include "io/mixture_disks.hpp"
 
 #include <sys/wait.h>
 
@@ -16,7 +17,6 @@ using namespace moxie::test;
 namespace {
 
 using nlohmann::json;
-using Numbers = std::vector<double>;
 namespace fs = std::filesystem;
 
 struct Ran {
@@ -63,79 +63,17 @@ Numbers values_of(const TensorFile& file, const std::string& name) {
   return values;
 }
 
-const std::string prefix = "base_model.model.";
-
-json common(const char* type, json targets) {
-  return {
-      {"peft_type", type}, {"base_model_name_or_path", "some/base"}, {"target_modules", std::move(targets)}};
+/// Modules of one projection in the names of MoLA's fork or of MoE-PEFT, alike in both layers.
+Disk top_k_disk(bool mola) {
+  return mola ? mola_disk({4, 4}, {3, 3}, {"self_attn.q_proj"})
+              : moe_peft_disk(true, {"self_attn.q_proj"}, 2);
 }
-json lora_config(const char* type, json targets, json r, int alpha) {
-  json config = common(type, std::move(targets));
-  config["r"] = std::move(r);
-  config["lora_alpha"] = alpha;
+const Names& top_k_names(bool mola) { return mola ? mola_names : moe_peft_mola_names; }
+/// A LoRA's config where the rest does not matter.
+json lora_config(const char* type, const std::vector<std::string>& targets, int r, int alpha) {
+  json config = common(type, targets);
+  config.update({{"r", r}, {"lora_alpha", alpha}});
   return config;
-}
-Disk ia3_disk() {
-  Disk disk;
-  disk.config = common("IA3", {"k_proj", "down_proj"});
-  disk.config["feedforward_modules"] = {"down_proj"};
-  disk.add(prefix + "model.layers.0.self_attn.k_proj.ia3_l", {6, 1});
-  disk.add(prefix + "model.layers.0.mlp.down_proj.ia3_l", {1, 12});
-  return disk;
-}
-/// Experts in the names of MoLA's fork or of MoE-PEFT; alike in every layer.
-Disk top_k_disk(bool mola, Index layers = 2, Index experts = 4) {
-  Disk disk;
-  disk.config =
-      lora_config(mola ? "LORA" : "MOLA", {"q_proj"}, mola ? json(std::vector<int>(layers, 3)) : json(3), 6);
-  if (!mola) disk.config.update({{"routing_strategy", "mola"}, {"num_experts", experts}, {"top_k", 3}});
-  for (Index l = 0; l < layers; ++l) {
-    const std::string module =
-        (mola ? prefix + "model." : "mola.") + "layers." + std::to_string(l) + ".self_attn.q_proj";
-    for (Index e = 0; e < experts; ++e) {
-      const std::string n = std::to_string(e);
-      disk.add(module + (mola ? ".lora_A_" + n : ".experts." + n + ".lora_A") + ".weight", {3, 12});
-      disk.add(module + (mola ? ".lora_B_" + n : ".experts." + n + ".lora_B") + ".weight", {10, 3});
-    }
-    disk.add(module + (mola ? ".router.router.weight" : ".moe_gate.weight"), {experts, 12});
-  }
-  return disk;
-}
-/// LoRAMoE's or HydraLoRA's own names, or MoE-PEFT's of LoRAMoE.
-Disk soft_disk(io::Format format) {
-  Disk disk;
-  const bool own = format != Format::moe_peft, hydra = format == Format::hydralora;
-  disk.config = lora_config(own ? "LORA" : "LORAMOE", {"up_proj"}, 3, 6);
-  disk.config[own ? "lora_nums" : "num_experts"] = 2;
-  if (!own) disk.config["routing_strategy"] = "loramoe";
-  const std::string module = (own ? prefix + "model." : "loramoe.") + "layers.0.mlp.up_proj.";
-  disk.add(module + (own ? "lora_route.weight" : "moe_gate.weight"), {2, 12});
-  if (hydra) disk.add(module + "lora_A.weight", {3, 12});
-  for (const std::string e : {"0", "1"}) {
-    if (!hydra) disk.add(module + (own ? "lora_A" + e : "experts." + e + ".lora_A") + ".weight", {3, 12});
-    disk.add(module + (own ? "lora_B" + e : "experts." + e + ".lora_B") + ".weight", {10, 3});
-  }
-  return disk;
-}
-/// The delta of one token by MoLA's formula: the best k of the softmax, divided by their sum.
-Numbers mola_delta(const Disk& disk, const std::string& module, bool mola, Index k, double scale,
-                   std::span<const double> x) {
-  const Numbers p = softmax(logits(disk[module + (mola ? ".router.router.weight" : ".moe_gate.weight")], x));
-  std::vector<std::size_t> order(p.size());
-  for (std::size_t e = 0; e < p.size(); ++e) order[e] = e;
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return p[a] > p[b]; });
-  order.resize(static_cast<std::size_t>(k));
-  double sum = 0;
-  for (const std::size_t e : order) sum += p[e];
-  Numbers y(10, 0.0);
-  for (const std::size_t e : order) {
-    const std::string n = std::to_string(e);
-    const Numbers d =
-        lora_delta(disk[module + (mola ? ".lora_A_" + n : ".experts." + n + ".lora_A") + ".weight"],
-                   disk[module + (mola ? ".lora_B_" + n : ".experts." + n + ".lora_B") + ".weight"], x);
-    for (std::size_t o = 0; o < y.size(); ++o) y[o] += scale * p[e] / sum * d[o];
-  }
-  return y;
 }
 
 /// Applies and compares every row.
@@ -198,9 +136,9 @@ TEST_CASE("adapter_apply scales the activation of an IA3", "[tools]") {
   const Disk disk = ia3_disk();
   disk.write(folder.path / "ia3");
   for (const auto& [module, d] :
-       {std::pair{"self_attn.k_proj", Index{6}}, std::pair{"mlp.down_proj", Index{12}}}) {
+       {std::pair{"layers.0.self_attn.k_proj", Index{6}}, std::pair{"layers.0.mlp.down_proj", Index{12}}}) {
     write_x(folder.path / "x.safetensors", 4, d);
-    const Numbers& l = disk[prefix + "model.layers.0." + module + ".ia3_l"].values;
+    const Numbers& l = disk[prefix + "model." + module + ".ia3_l"].values;
     check_apply(folder.path / "ia3", module, folder.path / "x.safetensors", true, "scaled", [&](auto x) {
       Numbers y(x.begin(), x.end());
       for (std::size_t i = 0; i < y.size(); ++i) y[i] *= l[i];
@@ -213,21 +151,23 @@ TEST_CASE("adapter_apply takes the chosen experts' number from the file, the com
           "[tools]") {
   const TemporaryFolder folder;
   write_x(folder.path / "x.safetensors", 20, 12);
-  const auto check = [&](const Disk& disk, bool mola, const std::string& layer, Index k,
+  const auto check = [&](const Disk& disk, bool mola, Index layer, std::size_t k,
                          const std::vector<std::string>& more) {
     disk.write(folder.path / "moe");
-    const std::string module = (mola ? prefix + "model." : "mola.") + "layers." + layer + ".self_attn.q_proj";
+    const Names& names = top_k_names(mola);
     check_apply(
-        folder.path / "moe", layer + ".self_attn.q_proj", folder.path / "x.safetensors", true, "delta",
-        [&](auto x) { return mola_delta(disk, module, mola, k, 2, x); }, more);
+        folder.path / "moe", std::to_string(layer) + ".self_attn.q_proj", folder.path / "x.safetensors", true,
+        "delta",
+        [&](auto x) { return mixture(disk, names, names.module(layer, "self_attn.q_proj"), k, {2}, x); },
+        more);
   };
   const Disk mola = top_k_disk(true), moe_peft = top_k_disk(false);
-  check(mola, true, "1", 2, {});
-  check(mola, true, "1", 3, {"--top-k", "3"});
-  check(mola, true, "0", 1, {"--top-k", "1,4"});
-  check(mola, true, "1", 4, {"--top-k", "1,4"});
-  check(moe_peft, false, "1", 3, {});
-  check(moe_peft, false, "1", 3, {"--top-k", "3"});
+  check(mola, true, 1, 2, {});
+  check(mola, true, 1, 3, {"--top-k", "3"});
+  check(mola, true, 0, 1, {"--top-k", "1,4"});
+  check(mola, true, 1, 4, {"--top-k", "1,4"});
+  check(moe_peft, false, 1, 3, {});
+  check(moe_peft, false, 1, 3, {"--top-k", "3"});
 }
 
 TEST_CASE("adapter_apply reads a .bin where that is asked for", "[tools]") {
@@ -236,9 +176,9 @@ TEST_CASE("adapter_apply reads a .bin where that is asked for", "[tools]") {
   const Disk disk = top_k_disk(true);
   write_torch(disk, dir);
   write_x(x, 6, 12);
-  const std::string module = prefix + "model.layers.0.self_attn.q_proj";
+  const std::string module = mola_names.module(0, "self_attn.q_proj");
   check_apply(dir, "0.self_attn.q_proj", x, true, "delta",
-              [&](auto row) { return mola_delta(disk, module, true, 2, 2, row); }, {"--torch-bin"});
+              [&](auto row) { return mixture(disk, mola_names, module, 2, {2}, row); }, {"--torch-bin"});
   const std::string output = folder.path / "y.safetensors";
   check_error(run(apply, {dir, "--module", "0.self_attn.q_proj", "--input", x, "--output", output}), "IoOpen",
               {"adapter_model.bin"});
@@ -288,7 +228,7 @@ TEST_CASE("adapter_apply refuses every wrong use in one line, and leaves no file
       {plain("none", q1, "x"), "IoOpen", {"none"}},
       {plain("dora", q1, "x"), "UnsupportedOption", {"use_dora"}},
       {with(plain("good", q1, "x"), {"--top-k", "2"}), "ConfigMismatch", {"--top-k"}},
-      {with(plain("ia3", "k_proj", "x"), {"--top-k", "2"}), "ConfigMismatch", {"--top-k"}},
+      {with(plain("ia3", "0.self_attn.k_proj", "x"), {"--top-k", "2"}), "ConfigMismatch", {"--top-k"}},
       {with(plain("moe_peft", q1, "x"), {"--top-k", "2"}), "ConfigMismatch", {"top_k, 3"}},
       {with(plain("mola", q1, "x"), {"--top-k", "5"}), "ConfigRange", {"5", "4 experts"}},
       {with(plain("mola", q1, "x"), {"--top-k", "0"}), "Usage", {"--top-k"}},
@@ -425,17 +365,14 @@ TEST_CASE("adapter_inspect tells a mixture's experts and draws how far they diff
       const json& m = j["modules"][l];
       CHECK((m["router"] == (mola ? "top-2 (assumed)" : "top-3") && m["experts"].size() == 4));
       CHECK(m["dtype"] == json::array({"F32"}));
+      const Names& names = top_k_names(mola);
+      const std::string module = names.module(static_cast<Index>(l), "self_attn.q_proj");
       std::vector<Eigen::MatrixXd> updates;
-      for (int e = 0; e < 4; ++e) {
-        const std::string module = (mola ? prefix + "model." : "mola.") + "layers." + std::to_string(l) +
-                                   ".self_attn.q_proj",
-                          n = std::to_string(e);
+      for (std::size_t e = 0; e < 4; ++e) {
         updates.push_back(
-            product(disk[module + (mola ? ".lora_A_" + n : ".experts." + n + ".lora_A") + ".weight"],
-                    disk[module + (mola ? ".lora_B_" + n : ".experts." + n + ".lora_B") + ".weight"], 2));
-        CHECK(close(m["experts"][static_cast<std::size_t>(e)]["norm"], updates.back().norm()));
-        CHECK(close(m["experts"][static_cast<std::size_t>(e)]["effective_rank"],
-                    effective_rank_of(updates.back())));
+            product(disk[module + of_expert(names.a, e)], disk[module + of_expert(names.b, e)], 2));
+        CHECK(close(m["experts"][e]["norm"], updates.back().norm()));
+        CHECK(close(m["experts"][e]["effective_rank"], effective_rank_of(updates.back())));
       }
       double mean = 0;
       for (std::size_t i = 0; i < 4; ++i)
@@ -497,7 +434,7 @@ TEST_CASE("adapter_inspect bounds what a file may ask of it", "[tools]") {
   CHECK(j["modules"][0]["mean_difference"].is_null());
   // 200 modules that have neither layer nor projection in common are 40,000 cells.
   Disk wide;
-  wide.config = common("LORA", json::array());
+  wide.config = common("LORA", {});
   wide.config["r"] = wide.config["lora_alpha"] = 1;
   for (int m = 0; m < 200; ++m) {
     const std::string name = "a." + std::to_string(m) + ".p" + std::to_string(m);
@@ -669,7 +606,7 @@ TEST_CASE("adapter_convert turns MoE-PEFT's MoLA into MoLA's own, and back, to t
   write_x(folder.path / "x", 9, 12);
   for (const char* name : {"in", "mola", "back"})
     check_apply(folder.path / name, "1.self_attn.q_proj", folder.path / "x", true, "delta", [&](auto x) {
-      return mola_delta(moe_peft, "mola.layers.1.self_attn.q_proj", false, 3, 2, x);
+      return mixture(moe_peft, moe_peft_mola_names, "mola.layers.1.self_attn.q_proj", 3, {2}, x);
     });
   // What MoLA does not record is said on the way.
   mola.write(folder.path / "plain");
@@ -702,7 +639,7 @@ TEST_CASE("adapter_convert reads a .bin, and keeps the stored type", "[tools]") 
       run(convert, {(folder.path / "several").string(), (folder.path / "out").string(), "--to", "moe-peft"});
   CHECK((ran.status == 0 && ran.err == "note: 'c_attn' is in target_modules, but no tensor is its\n"));
   // Our own format holds what the others do, and gives it back.
-  soft_disk(Format::hydralora).write(folder.path / "hydra");
+  loramoe_disk(true).write(folder.path / "hydra");
   for (const auto& [in, to] : {std::pair{"mola", "mixture"}, {"out", "mixture"}, {"hydra", "hydralora"}}) {
     converts(folder.path / in, folder.path / "own", to);
     CHECK(inspected(folder.path / "own")["format"] == to);
@@ -777,35 +714,33 @@ TEST_CASE("adapter_convert refuses what a format cannot hold, and leaves no fold
 
 TEST_CASE("experts that share one A are shown, and applied, like others", "[tools]") {
   const TemporaryFolder folder;
-  const Disk disk = soft_disk(Format::hydralora);
+  const Disk disk = loramoe_disk(true);
   disk.write(folder.path / "hydra");
   const json j = inspected(folder.path / "hydra");
   CHECK((j["format"] == "hydralora" && j["method"] == "HydraLoRA"));
-  const std::string module = prefix + "model.layers.0.mlp.up_proj.";
-  const auto& a = disk[module + "lora_A.weight"];
+  const std::string module = hydralora_names.module(0, "mlp.up_proj");
+  const json& up = j["modules"][1];
+  CHECK(prefix + up["name"].get<std::string>() == module);
   std::vector<Eigen::MatrixXd> updates;
-  for (const std::size_t e : {0u, 1u}) {
-    updates.push_back(product(a, disk[module + "lora_B" + std::to_string(e) + ".weight"], 2));
-    const json& expert = j["modules"][0]["experts"][e];
+  for (const std::size_t e : {0u, 1u, 2u}) {
+    updates.push_back(
+        product(disk[module + hydralora_names.a], disk[module + of_expert(hydralora_names.b, e)], 8));
+    const json& expert = up["experts"][e];
     CHECK((close(expert["norm"], updates[e].norm()) &&
            close(expert["effective_rank"], effective_rank_of(updates[e]))));
   }
-  CHECK(close(j["modules"][0]["mean_difference"], (updates[0] - updates[1]).norm()));
+  CHECK(close(up["mean_difference"], ((updates[0] - updates[1]).norm() + (updates[0] - updates[2]).norm() +
+                                      (updates[1] - updates[2]).norm()) /
+                                         3));
   write_x(folder.path / "x", 5, 12);
-  check_apply(folder.path / "hydra", "up_proj", folder.path / "x", true, "delta", [&](auto x) {
-    const Numbers p = softmax(logits(disk[module + "lora_route.weight"], x));
-    Numbers y(10, 0.0);
-    for (const std::size_t e : {0u, 1u}) {
-      const Numbers d = lora_delta(a, disk[module + "lora_B" + std::to_string(e) + ".weight"], x);
-      for (std::size_t o = 0; o < 10; ++o) y[o] += 2 * p[e] * d[o];
-    }
-    return y;
-  });
+  check_apply(folder.path / "hydra", "up_proj", folder.path / "x", true, "delta",
+              [&](auto x) { return mixture(disk, hydralora_names, module, 3, {8}, x); });
 }
 
 TEST_CASE("adapter_convert turns LoRAMoE's own names into MoE-PEFT's, and back, to the bit", "[tools]") {
   const TemporaryFolder folder;
-  const Disk own = soft_disk(Format::loramoe), moe_peft = soft_disk(Format::moe_peft);
+  const Disk own = loramoe_disk(false),
+             moe_peft = moe_peft_disk(false, {"mlp.gate_proj", "mlp.up_proj"}, 1, 3);
   own.write(folder.path / "own");
   converts(folder.path / "own", folder.path / "there", "moe-peft");
   const auto there = numbers(folder.path / "there");
@@ -816,8 +751,8 @@ TEST_CASE("adapter_convert turns LoRAMoE's own names into MoE-PEFT's, and back, 
   CHECK(config_of(folder.path / "there")["peft_type"] == "LORAMOE");
   converts(folder.path / "there", folder.path / "back", "loramoe");
   CHECK(numbers(folder.path / "back") == numbers(own));
-  CHECK(config_of(folder.path / "back")["lora_nums"] == 2);
-  const Disk hydra = soft_disk(Format::hydralora);
+  CHECK(config_of(folder.path / "back")["lora_nums"] == 3);
+  const Disk hydra = loramoe_disk(true);
   hydra.write(folder.path / "hydra");
   for (const char* to : {"mola", "peft", "moe-peft"}) {
     check_error(run(convert, {folder.path / "hydra", folder.path / "new", "--to", to}), "UnsupportedOption");

@@ -4,7 +4,7 @@
 // disk.
 #include "support/catch.hpp"
 
-#include "io/disk.hpp"
+#include "io/mixture_disks.hpp"
 
 using namespace moxie;
 using namespace moxie::io;
@@ -13,9 +13,6 @@ using namespace moxie::test;
 namespace {
 
 using nlohmann::json;
-using Numbers = std::vector<double>;
-
-const std::string prefix = "base_model.model.";
 
 /// The same names, shapes and numbers as the official code's, too.
 template <class S>
@@ -38,168 +35,6 @@ void check_round_trip(const Loaded<S>& loaded, const Disk& disk, const LoadOptio
   Rng(77).fill(target.theta(), -1, 1);
   CHECK(load_into(target, folder.path, options).clean());
   CHECK((bits(target) == bits(loaded.set)));
-}
-
-json common(const char* type, json targets) {
-  return {{"peft_type", type},          {"base_model_name_or_path", "some/base"},
-          {"task_type", "CAUSAL_LM"},   {"inference_mode", true},
-          {"modules_to_save", nullptr}, {"target_modules", std::move(targets)}};
-}
-
-Disk ia3_disk() {
-  Disk disk;
-  disk.config = common("IA3", {"k_proj", "v_proj", "down_proj"});
-  disk.config["feedforward_modules"] = {"down_proj"};
-  disk.config["fan_in_fan_out"] = false;
-  disk.config["init_ia3_weights"] = true;
-  for (const std::string layer : {"0", "1"}) {
-    disk.add(prefix + "model.layers." + layer + ".self_attn.k_proj.ia3_l", {6, 1});
-    disk.add(prefix + "model.layers." + layer + ".self_attn.v_proj.ia3_l", {8, 1});
-    disk.add(prefix + "model.layers." + layer + ".mlp.down_proj.ia3_l", {1, 12});
-  }
-  return disk;
-}
-
-/// Layers of 2, 4 experts, ranks 3 and 2, as MoLA's fork saves them.
-Disk mola_disk() {
-  Disk disk;
-  disk.config = common("LORA", {"q_proj", "down_proj"});
-  disk.config.update({{"r", {3, 2}},
-                      {"lora_alpha", 6},
-                      {"lora_dropout", 0.05},
-                      {"bias", "none"},
-                      {"fan_in_fan_out", false}});
-  const Index experts[] = {2, 4}, rank[] = {3, 2};
-  for (std::size_t l = 0; l < 2; ++l)
-    for (const std::string projection : {"self_attn.q_proj", "mlp.down_proj"}) {
-      const std::string module = prefix + "model.layers." + std::to_string(l) + "." + projection;
-      for (Index e = 0; e < experts[l]; ++e) {
-        disk.add(module + ".lora_A_" + std::to_string(e) + ".weight", {rank[l], 12});
-        disk.add(module + ".lora_B_" + std::to_string(e) + ".weight", {10, rank[l]});
-      }
-      disk.add(module + ".router.router.weight", {experts[l], 12});
-    }
-  return disk;
-}
-
-/// LoRAMoE's fork, or HydraLoRA's, which has one A.
-Disk loramoe_disk(bool hydra) {
-  Disk disk;
-  disk.config = common("LORA", {"gate_proj", "up_proj"});
-  disk.config.update({{"r", 4},
-                      {"lora_alpha", 32},
-                      {"lora_dropout", 0.05},
-                      {"lora_nums", 3},
-                      {"bias", "none"},
-                      {"enable_lora", nullptr},
-                      {"fan_in_fan_out", false},
-                      {"merge_weights", false}});
-  if (!hydra) disk.config.update({{"blc_alpha", 0.1}, {"blc_weight", 0.1}});
-  for (const std::string projection : {"gate_proj", "up_proj"}) {
-    const std::string module = prefix + "model.layers.0.mlp." + projection;
-    disk.add(module + ".lora_route.weight", {3, 12});
-    if (hydra) disk.add(module + ".lora_A.weight", {4, 12});
-    for (const std::string e : {"0", "1", "2"}) {
-      if (!hydra) disk.add(module + ".lora_A" + e + ".weight", {4, 12});
-      disk.add(module + ".lora_B" + e + ".weight", {10, 4});
-    }
-  }
-  return disk;
-}
-
-/// MoE-PEFT's export of `mola`, or of `loramoe`, whose attention has plain LoRA.
-Disk moe_peft_disk(bool mola) {
-  Disk disk;
-  const std::string root = mola ? "mola" : "loramoe";
-  disk.config = common(mola ? "MOLA" : "LORAMOE", {"q_proj", "up_proj"});
-  disk.config.update({{"r", 3},
-                      {"lora_alpha", 6},
-                      {"lora_dropout", 0.05},
-                      {"bias", "none"},
-                      {"use_rslora", false},
-                      {"use_dora", false},
-                      {"routing_strategy", root},
-                      {"num_experts", 4}});
-  if (mola) disk.config["top_k"] = 3;
-  for (const std::string projection : {"self_attn.q_proj", "mlp.up_proj"}) {
-    const std::string module = root + ".layers.0." + projection;
-    if (!mola && projection == "self_attn.q_proj") {
-      disk.add(module + ".lora_A.weight", {3, 12});
-      disk.add(module + ".lora_B.weight", {10, 3});
-      continue;
-    }
-    disk.add(module + ".moe_gate.weight", {4, 12});
-    for (const std::string e : {"0", "1", "2", "3"}) {
-      disk.add(module + ".experts." + e + ".lora_A.weight", {3, 12});
-      disk.add(module + ".experts." + e + ".lora_B.weight", {10, 3});
-    }
-  }
-  return disk;
-}
-
-/// Our own: MoLoRA whose experts have ranks 2 and 5.
-Disk molora_disk() {
-  Disk disk;
-  disk.config = common("MOLORA", {"q", "v"});
-  disk.config.update({{"r", {2, 5}},
-                      {"lora_alpha", {4, 7.5}},
-                      {"lora_dropout", 0},
-                      {"use_rslora", false},
-                      {"lora_bias", false},
-                      {"bias", "none"},
-                      {"fan_in_fan_out", false},
-                      {"num_experts", 2},
-                      {"router_type", "soft"},
-                      {"rank_pattern", json::object()},
-                      {"alpha_pattern", json::object()}});
-  for (const std::string name : {"q", "v"}) {
-    const std::string module = prefix + "layers.0." + name;
-    disk.add(module + ".router.weight", {2, 12});
-    for (const auto& [e, rank] : {std::pair{"0", Index{2}}, std::pair{"1", Index{5}}}) {
-      disk.add(module + ".lora_A." + e + ".weight", {rank, 12});
-      disk.add(module + ".lora_B." + e + ".weight", {10, rank});
-    }
-  }
-  return disk;
-}
-
-/// Our own: MoV over 3 heads on keys, over the whole activation in the block between.
-Disk mov_disk() {
-  Disk disk;
-  disk.config = common("MOV", {"k", "mlp"});
-  disk.config.update({{"num_experts", 5}, {"router_type", "soft"}});
-  disk.add(prefix + "layers.0.k.ia3_l", {3, 5, 4});
-  disk.add(prefix + "layers.0.k.router.weight", {5, 4});
-  disk.add(prefix + "layers.0.mlp.ia3_l", {5, 12});
-  disk.add(prefix + "layers.0.mlp.router.weight", {5, 12});
-  return disk;
-}
-
-/// sum over e of w_e scale_e B_e A_e x; `%` in the names stands for e.
-Numbers mixture(const Disk& disk, std::string a, std::string b, const Numbers& weights,
-                const Numbers& scales) {
-  const Numbers x = some_input(12);
-  Numbers y(10, 0);
-  for (std::size_t e = 0; e < weights.size(); ++e) {
-    const auto named = [&](std::string name) {
-      if (const std::size_t at = name.find('%'); at != std::string::npos)
-        name.replace(at, 1, std::to_string(e));
-      return name;
-    };
-    const Numbers delta = lora_delta(disk[named(a)], disk[named(b)], x);
-    for (std::size_t o = 0; o < y.size(); ++o)
-      y[o] += weights[e] * scales[scales.size() == 1 ? 0 : e] * delta[o];
-  }
-  return y;
-}
-/// The k largest of a softmax, over their sum.
-Numbers top_k(Numbers p, std::size_t k) {
-  Numbers sorted = p;
-  std::sort(sorted.rbegin(), sorted.rend());
-  double sum = 0;
-  for (double& v : p) sum += v = v >= sorted[k - 1] ? v : 0;
-  for (double& v : p) v /= sum;
-  return p;
 }
 
 }  // namespace
@@ -299,11 +134,8 @@ TEST_CASE("MoLA's own folder: experts and ranks per layer, the top 2 renormalise
   CHECK(loaded.info.format == Format::mola);
   for (const std::size_t l : {0u, 1u}) {
     const std::string module = "model.layers." + std::to_string(l) + ".mlp.down_proj";
-    const Numbers w =
-        top_k(softmax(logits(disk[prefix + module + ".router.router.weight"], some_input(12))), 2);
     CHECK(near(run_module(loaded.set, module, some_input(12)),
-               mixture(disk, prefix + module + ".lora_A_%.weight", prefix + module + ".lora_B_%.weight", w,
-                       {l == 0 ? 2.0 : 3.0})));
+               mixture(disk, mola_names, prefix + module, 2, {l == 0 ? 2.0 : 3.0}, some_input(12))));
     const auto& entry = loaded.set.entry(loaded.set.find(module));
     CHECK(entry.method == Method::mola);
     CHECK(std::get<MoLA<float>>(entry.adapter).experts().experts() == (l == 0 ? 2 : 4));
@@ -440,10 +272,8 @@ TEST_CASE("LoRAMoE's own folder: a soft mixture", "[io]") {
   const auto loaded = load_disk<float>(disk);
   CHECK(loaded.info.format == Format::loramoe);
   const std::string module = "model.layers.0.mlp.up_proj";
-  const Numbers w = softmax(logits(disk[prefix + module + ".lora_route.weight"], some_input(12)));
-  CHECK(
-      near(run_module(loaded.set, module, some_input(12)),
-           mixture(disk, prefix + module + ".lora_A%.weight", prefix + module + ".lora_B%.weight", w, {8})));
+  CHECK(near(run_module(loaded.set, module, some_input(12)),
+             mixture(disk, loramoe_names, prefix + module, 3, {8}, some_input(12))));
   const auto& entry = loaded.set.entries()[0];
   CHECK(entry.method == Method::loramoe);
   CHECK(std::get<LoRAMoE<float>>(entry.adapter).experts().config().mask == DropoutMask::per_expert);
@@ -483,9 +313,8 @@ TEST_CASE("HydraLoRA's own folder: one A for all experts", "[io]") {
   const auto loaded = load_disk<float>(disk);
   CHECK(loaded.info.format == Format::hydralora);
   const std::string module = "model.layers.0.mlp.up_proj";
-  const Numbers w = softmax(logits(disk[prefix + module + ".lora_route.weight"], some_input(12)));
   CHECK(near(run_module(loaded.set, module, some_input(12)),
-             mixture(disk, prefix + module + ".lora_A.weight", prefix + module + ".lora_B%.weight", w, {8})));
+             mixture(disk, hydralora_names, prefix + module, 3, {8}, some_input(12))));
   CHECK(loaded.set.entries()[0].method == Method::hydralora);
   check_round_trip(loaded, disk);
   check_refused(
@@ -534,23 +363,19 @@ TEST_CASE("MoE-PEFT's mola and loramoe", "[io]") {
   const auto loaded = load_disk<float>(mola);
   CHECK(loaded.info.format == Format::moe_peft);
   const std::string q = "model.layers.0.self_attn.q_proj", up = "model.layers.0.mlp.up_proj";
-  const Numbers w =
-      top_k(softmax(logits(mola["mola.layers.0.mlp.up_proj.moe_gate.weight"], some_input(12))), 3);
-  const std::string experts = ".layers.0.mlp.up_proj.experts.%.";
-  CHECK(near(run_module(loaded.set, up, some_input(12)),
-             mixture(mola, "mola" + experts + "lora_A.weight", "mola" + experts + "lora_B.weight", w, {2})));
+  const Numbers x = some_input(12);
+  CHECK(near(run_module(loaded.set, up, x),
+             mixture(mola, moe_peft_mola_names, "mola.layers.0.mlp.up_proj", 3, {2}, x)));
   check_round_trip(loaded, mola);
 
   Disk loramoe = moe_peft_disk(false);
   const auto soft = load_disk<float>(loramoe);
-  const Numbers all =
-      softmax(logits(loramoe["loramoe.layers.0.mlp.up_proj.moe_gate.weight"], some_input(12)));
-  CHECK(near(run_module(soft.set, up, some_input(12)),
-             mixture(loramoe, "loramoe" + experts + "lora_A.weight", "loramoe" + experts + "lora_B.weight",
-                     all, {2})));
+  CHECK(near(run_module(soft.set, up, x),
+             mixture(loramoe, moe_peft_loramoe_names, "loramoe.layers.0.mlp.up_proj", 4, {2}, x)));
   const std::string plain = "loramoe.layers.0.self_attn.q_proj.lora_";
-  CHECK(near(run_module(soft.set, q, some_input(12)),
-             mixture(loramoe, plain + "A.weight", plain + "B.weight", {1}, {2})));
+  Numbers attention = lora_delta(loramoe[plain + "A.weight"], loramoe[plain + "B.weight"], x);
+  for (double& v : attention) v *= 2;
+  CHECK(near(run_module(soft.set, q, x), attention));
   check_round_trip(soft, loramoe);
   loramoe.add("classifier", {2, 12});
   CHECK(load_disk<float>(loramoe).info.kept.size() == 1);
@@ -614,10 +439,8 @@ TEST_CASE("our own MoLoRA: experts of different ranks and scales", "[io]") {
   const auto loaded = load_disk<float>(disk);
   CHECK(loaded.info.format == Format::mixture);
   const std::string module = "layers.0.v";
-  const Numbers w = softmax(logits(disk[prefix + module + ".router.weight"], some_input(12)));
   CHECK(near(run_module(loaded.set, module, some_input(12)),
-             mixture(disk, prefix + module + ".lora_A.%.weight", prefix + module + ".lora_B.%.weight", w,
-                     {2, 1.5})));
+             mixture(disk, molora_names, prefix + module, 2, {2, 1.5}, some_input(12))));
   CHECK(loaded.set.entries()[0].method == Method::molora);
   check_round_trip(loaded, disk);
   check_refused(

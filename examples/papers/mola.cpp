@@ -385,7 +385,7 @@ class Study {
 
   std::string shapes_picture() const {
     moxie::plot::BarChart chart{.title = "Loss by where the experts are",
-                                .subtitle = "Portuguese and Catalan, mean over the runs less the rectangle's",
+                                .subtitle = "Portuguese and Catalan, mean and 95 % interval over the runs",
                                 .x = {.label = "experts of each quarter of the layers"},
                                 .y = {.label = "loss less the rectangle's", .unit = "nats per byte"},
                                 .height = 480};
@@ -394,9 +394,12 @@ class Study {
     for (std::size_t r = 0; r < rounds_.size(); ++r)
       for (const char* const balance : {"", ", balance"}) {
         moxie::plot::Bars bars{.name = rounds_[r].title + balance};
-        for (const std::string& title : chart.groups)
-          bars.values.push_back(
-              mean_of(downstream(r, title + balance) - downstream(r, rectangle + balance)).mean);
+        for (const std::string& title : chart.groups) {
+          const Mean m = mean_of(downstream(r, title + balance) - downstream(r, rectangle + balance));
+          bars.values.push_back(m.mean);
+          bars.low.push_back(m.mean - half_interval(m));
+          bars.high.push_back(m.mean + half_interval(m));
+        }
         chart.series.push_back(std::move(bars));
       }
     return moxie::plot::svg(chart);

@@ -96,7 +96,7 @@ BarChart bar_chart() {
   return {.title = "Loss",
           .y = {"loss", "nats"},
           .groups = {"fr", "de"},
-          .series = {{"before", {3, 4}}, {"change", {-1, -2}}}};
+          .series = {{"before", {3, 4}}, {"change", {-1, -2}, {-1.5, -2.5}, {-0.5, 0.25}}}};
 }
 
 HeatMap heat_map() {
@@ -264,6 +264,9 @@ TEST_CASE("charts without data or with data that do not fit are refused", "[svg]
   BarChart bars = bar_chart();
   bars.series[1].values.pop_back();
   CHECK(refusal(bars) == Code::shape_mismatch);
+  bars = bar_chart();
+  bars.series[0].low = {2, 3};  // and no high
+  CHECK(refusal(bars) == Code::shape_mismatch);
   HeatMap map = heat_map();
   map.panels[1].values.pop_back();
   CHECK(refusal(map) == Code::shape_mismatch);
@@ -276,6 +279,9 @@ TEST_CASE("values that are not finite and settings out of range are refused", "[
     CHECK(refusal(line) == Code::non_finite);
     BarChart bars = bar_chart();
     bars.series[0].values[1] = bad;
+    CHECK(refusal(bars) == Code::non_finite);
+    bars = bar_chart();
+    bars.series[1].low = {0, 0}, bars.series[1].high = {1, bad};
     CHECK(refusal(bars) == Code::non_finite);
     HeatMap map = heat_map();
     map.panels[0].values[5] = bad;

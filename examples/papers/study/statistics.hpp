@@ -44,6 +44,11 @@ inline double t_quantile(std::size_t n) {
   return n < 2 ? 0 : n - 1 < table.size() ? table[n - 1] : 1.96 + 2.5 / static_cast<double>(n - 1);
 }
 
+/// Half of the 95 % interval of a mean.
+inline double half_interval(const Mean& m) {
+  return m.n == 0 ? 0 : t_quantile(m.n) * m.spread / std::sqrt(static_cast<double>(m.n));
+}
+
 /// A sentence about a figure that is paired over bases and seeds: it says that the mean is below `threshold`.
 /// The rule, written down before the runs: true where the 95 % interval of the mean (Student's t over all
 /// pairs) lies below the threshold and so does the mean of each base alone; false where the interval does not
@@ -70,8 +75,7 @@ inline Decision decide(const Claim& claim) {
     each = each && mean_of(base).mean < claim.threshold;
   }
   Decision d{Verdict::undecidable, mean_of(all)};
-  d.half = t_quantile(all.size()) * d.mean.spread /
-           std::sqrt(static_cast<double>(std::max<std::size_t>(1, all.size())));
+  d.half = half_interval(d.mean);
   if (all.size() > 1 && each && d.mean.mean + d.half < claim.threshold) d.verdict = Verdict::true_;
   if (all.size() > 1 && d.mean.mean - d.half >= claim.threshold) d.verdict = Verdict::false_;
   return d;

@@ -201,8 +201,10 @@ struct Canvas {
     text(0, 0, s, size, attributes);
     *this << "</g>\n";
   }
-  void line(double x1, double y1, double x2, double y2, std::string_view shade) {
-    *this << "<path d='M" << x1 << " " << y1 << "L" << x2 << " " << y2 << "' stroke='" << shade << "'/>\n";
+  void line(double x1, double y1, double x2, double y2, std::string_view shade, double thick = 1) {
+    *this << "<path d='M" << x1 << " " << y1 << "L" << x2 << " " << y2 << "' stroke='" << shade << "'";
+    if (thick != 1) *this << " stroke-width='" << thick << "'";
+    *this << "/>\n";
   }
   void rect(double x, double y, double w, double h, std::string_view fill) {
     *this << "<rect x='" << x << "' y='" << y << "' width='" << w << "' height='" << h << "' fill='" << fill

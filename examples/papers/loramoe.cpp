@@ -245,9 +245,12 @@ class Report {
         "English is the base's own language; the seven others are new. Nats per byte on held-out words. "
         "Constant learning rates, so that each amount of data on the way is a run of that length; the best "
         "for the new languages at the end, chosen on other words, and a quarter and a sixteenth of it. With "
-        "replay, a quarter of the rows are English, and of as many bytes in all a quarter fewer are new. "
-        "Made "
-        "by `paper_loramoe`.");
+        "replay, a quarter of the rows are English, and of as many bytes in all a quarter fewer are new. At "
+        "equal gain: English where both methods first reach the least loss of the new languages of the one "
+        "that learns less, each by the learning rate that then forgets least; on the way, new languages are "
+        "measured on half as many rows as at the end. Made by `paper_loramoe`.");
+    page.paragraph("The bases start at " + start("new") + " on the new languages and at " + start("english") +
+                   " on English.");
     page.heading("At the end").table(ends(methods_));
     page.paragraph("At a quarter and at a sixteenth of the learning rate:");
     page.table(ends(slower_));
@@ -353,6 +356,10 @@ class Report {
       for (std::size_t i = 0; i < looks.size(); ++i) means[i] += f(looks[i]) / double(runs.size());
     }
     return means;
+  }
+
+  std::string start(const char* name) const {
+    return examples::fixed(over_looks(methods_.front(), of(name)).front(), 3);
   }
 
   /// A method's title with its weights.

@@ -258,6 +258,11 @@ class Report {
     page.picture("frontier-replay", frontier(true), "English against new languages, with replay");
     page.picture("data", data(), "English against the amount of new data");
     page.heading("Claims").claims(claims());
+    page.paragraph(
+        "Where both learn less by some nats, and at the best learning rate of each alone: English of the "
+        "first "
+        "less the second's, mean ± half of its 95 % interval.");
+    page.table(less_gain());
     page.paragraph("Adapters switched off: " + switched_off());
     page.heading("Groups").paragraph(
         "Mean gates of the second group, English's, and the dispersion inside the groups, at the end.");
@@ -288,12 +293,12 @@ class Report {
   Figures learned(const std::string& title) const {
     return figure(named(title), mean_loss(host_, host_.of_role(Role::trained)));
   }
-  /// Of each base and seed, at all learning rates.
-  std::vector<std::vector<Frontier>> frontiers(const std::string& title) const {
+  /// Of each base and seed, at all learning rates or at the best alone.
+  std::vector<std::vector<Frontier>> frontiers(const std::string& title, bool best_rate = false) const {
     std::vector<std::vector<Frontier>> all;
     for (const auto* const list : {&methods_, &slower_})
       for (const Method& method : *list) {
-        if (method.title != title) continue;
+        if (method.title != title || (best_rate && list == &slower_)) continue;
         const auto runs = repeated(method.setting, command_);
         all.resize(runs.size());
         for (std::size_t b = 0; b < runs.size(); ++b) {
@@ -304,14 +309,16 @@ class Report {
       }
     return all;
   }
-  /// English where both have learned as much as the one that learns less at its best, run by run.
-  Figures at_equal_gain(const std::string& a, const std::string& b) const {
-    const auto left = frontiers(a), right = frontiers(b);
+  /// English where both have learned as much as the one that learns less at its best, run by run; or so much
+  /// `less`.
+  Figures at_equal_gain(const std::string& a, const std::string& b, double less = 0,
+                        bool best_rate = false) const {
+    const auto left = frontiers(a, best_rate), right = frontiers(b, best_rate);
     Figures difference;
     for (std::size_t i = 0; i < left.size(); ++i) {
       difference.emplace_back();
       for (std::size_t j = 0; j < left[i].size(); ++j) {
-        const double level = std::max(left[i][j].least(), right[i][j].least());
+        const double level = std::max(left[i][j].least(), right[i][j].least()) + less;
         difference.back().push_back(left[i][j].english_at(level) - right[i][j].english_at(level));
       }
     }
@@ -448,6 +455,31 @@ class Report {
          0, turn(balanced)},
         {"... with I = 1 - delta where they match", 0, turn(turned)},
         {"... without the constraint", 0, turn(free)}};
+  }
+
+  examples::Table less_gain() const {
+    const std::string replay = ", replay", alike = "LoRA r35, feed-forward", balanced = "LoRAMoE, balanced";
+    const std::pair<std::string, std::string> pairs[] = {
+        {"LoRA r21", "full fine-tuning"},          {"LoRAMoE", alike},
+        {"LoRAMoE" + replay, alike + replay},      {balanced + replay, alike + replay},
+        {"LoRAMoE" + replay, "LoRA r21" + replay}, {"LoRAMoE" + replay, "full fine-tuning" + replay},
+        {balanced + replay, "LoRAMoE" + replay},   {"LoRA r21" + replay, "LoRA r21"}};
+    constexpr double steps[] = {0, 0.05, 0.1, 0.2};
+    examples::Table table{{"the first", "the second", "at equal gain"}};
+    for (const double step : steps)
+      if (step > 0) table.header.push_back(shortest(step) + " less");
+    table.header.push_back("best rates alone");
+    const auto cell = [](const Figures& difference) {
+      const Mean m = mean_of(difference);
+      return text({m.mean, half_interval(m), m.n});
+    };
+    for (const auto& [a, b] : pairs) {
+      std::vector<std::string> row{a, b};
+      for (const double step : steps) row.push_back(cell(at_equal_gain(a, b, step)));
+      row.push_back(cell(at_equal_gain(a, b, 0, true)));
+      table.rows.push_back(std::move(row));
+    }
+    return table;
   }
 
   std::string switched_off() const {

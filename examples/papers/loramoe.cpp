@@ -469,14 +469,10 @@ class Report {
     for (const double step : steps)
       if (step > 0) table.header.push_back(shortest(step) + " less");
     table.header.push_back("best rates alone");
-    const auto cell = [](const Figures& difference) {
-      const Mean m = mean_of(difference);
-      return text({m.mean, half_interval(m), m.n});
-    };
     for (const auto& [a, b] : pairs) {
       std::vector<std::string> row{a, b};
-      for (const double step : steps) row.push_back(cell(at_equal_gain(a, b, step)));
-      row.push_back(cell(at_equal_gain(a, b, 0, true)));
+      for (const double step : steps) row.push_back(interval(mean_of(at_equal_gain(a, b, step))));
+      row.push_back(interval(mean_of(at_equal_gain(a, b, 0, true))));
       table.rows.push_back(std::move(row));
     }
     return table;

@@ -308,8 +308,7 @@ class Study {
     examples::Table table{{"experts by layer", "trainable", "learning rate", "Portuguese and Catalan",
                            "less the rectangle's", "less LoRA r22's", "English"}};
     const auto less = [&](const std::string& title, const std::string& other) {
-      const Mean m = mean_of(downstream(r, title) - downstream(r, other));
-      return title == other ? "" : text({m.mean, half_interval(m), m.n}, 4);
+      return title == other ? "" : interval(mean_of(downstream(r, title) - downstream(r, other)), 4);
     };
     if (r > 0) table.header.push_back("the seven, after the first round");
     for (const Method& m : methods_[r]) {

@@ -49,6 +49,11 @@ inline double half_interval(const Mean& m) {
   return m.n == 0 ? 0 : t_quantile(m.n) * m.spread / std::sqrt(static_cast<double>(m.n));
 }
 
+/// "0.039 ± 0.008", the mean and half of its 95 % interval.
+inline std::string interval(const Mean& m, int decimals = 3) {
+  return text({m.mean, half_interval(m), m.n}, decimals);
+}
+
 /// A sentence about a figure that is paired over bases and seeds: it says that the mean is below `threshold`.
 /// The rule, written down before the runs: true where the 95 % interval of the mean (Student's t over all
 /// pairs) lies below the threshold and so does the mean of each base alone; false where the interval does not

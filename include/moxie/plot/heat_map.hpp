@@ -38,8 +38,7 @@ struct HeatMap {
   int width = 880;  ///< pixels, at most about this; the height follows from the rows
 };
 
-/// Panels from left to right, then down; the colour bar stands at the right. Throws Error, see
-/// svg.hpp.
+/// Panels from left to right, then down; the colour bar stands at the right. Throws Error, see svg.hpp.
 inline std::string svg(const HeatMap& map) {
   using namespace detail;
   expect_range(map.panels_across > 0, "plot: panels_across", map.panels_across, "> 0");
